@@ -1,0 +1,270 @@
+"""NIMModel: one model, served by a NIM container on GPUs.
+
+The smallest object has `model` and `image`; the rest has defaults that suit a production cluster.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from nimway.api.base import (
+    ATOMIC,
+    SET,
+    Annotations,
+    ApiModel,
+    CountOrPercent,
+    ImagePullPolicy,
+    ImageReference,
+    Labels,
+    LabelValue,
+    ObjectName,
+    Port,
+    QuantityString,
+    UnixId,
+    keyed_by,
+    rules,
+)
+from nimway.api.kubernetes import EnvVar, Placement, ResourceClaim, ResourceRequirements
+
+SERVED_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,252}$"
+"""No comma (NIM_SERVED_MODEL_NAME is a list) and no `$(` (the kubelet would expand it)."""
+
+ServedName = Annotated[str, Field(min_length=1, max_length=253, pattern=SERVED_NAME)]
+Argument = Annotated[str, Field(max_length=4096)]
+Arguments = Annotated[list[Argument], Field(max_length=64, json_schema_extra=ATOMIC)]
+
+
+class PvcStorage(ApiModel):
+    """A persistent volume claim: an existing one by `claimName`, or one to create by `size`."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "has(self.claimName) != has(self.size)",
+                "storage.pvc: exactly one of claimName and size must be set",
+            ),
+            (
+                "!has(self.claimName) || !(has(self.storageClassName) || has(self.accessMode) "
+                "|| has(self.reclaim))",
+                "storage.pvc: storageClassName, accessMode and reclaim belong to a claim that is "
+                "created (size), not to claimName",
+            ),
+            (
+                "!has(self.size) || !has(oldSelf.size) || "
+                "quantity(self.size).compareTo(quantity(oldSelf.size)) >= 0",
+                "storage.pvc.size: a claim cannot shrink",
+            ),
+            (
+                "!has(self.size) || !has(oldSelf.size) || "
+                "(has(self.storageClassName) ? self.storageClassName : '') == "
+                "(has(oldSelf.storageClassName) ? oldSelf.storageClassName : '')",
+                "storage.pvc.storageClassName: a claim's class cannot change; "
+                "create a new claim and name it in claimName",
+            ),
+            (
+                "!has(self.size) || !has(oldSelf.size) || "
+                "(has(self.accessMode) ? self.accessMode : '') == "
+                "(has(oldSelf.accessMode) ? oldSelf.accessMode : '')",
+                "storage.pvc.accessMode: a claim's access mode cannot change; "
+                "create a new claim and name it in claimName",
+            ),
+        )
+    )
+
+    claim_name: ObjectName | None = Field(None, description="An existing claim of this namespace.")
+    size: QuantityString | None = Field(None, description="Size of the claim to create.")
+    storage_class_name: ObjectName | None = Field(
+        None, description="Storage class of the claim to create; the cluster's default if absent."
+    )
+    access_mode: (
+        Literal["ReadWriteOnce", "ReadWriteOncePod", "ReadWriteMany", "ReadOnlyMany"] | None
+    ) = Field(
+        None,
+        description="Access mode of the claim to create, ReadWriteOnce if absent. Several replicas "
+        "on several nodes need ReadWriteMany.",
+    )
+    reclaim: Literal["Retain", "Delete"] | None = Field(
+        None,
+        description="What becomes of the created claim when the NIMModel is deleted: kept, and "
+        "adopted again by a NIMModel of the same name (Retain, the default), or deleted.",
+    )
+
+
+class EmptyDirStorage(ApiModel):
+    """Node-local storage that lives as long as the pod: the weights are fetched at each start."""
+
+    size_limit: QuantityString | None = Field(None, description="Upper bound of its size.")
+
+
+class Storage(ApiModel):
+    """Where the NIM keeps the model's weights; exactly one of `pvc` and `emptyDir`."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "has(self.pvc) != has(self.emptyDir)",
+                "storage: exactly one of pvc and emptyDir must be set",
+            ),
+            (
+                "!(has(self.readOnly) && self.readOnly) || has(self.pvc)",
+                "storage.readOnly: an emptyDir has nothing to read, use pvc",
+            ),
+            (
+                "!has(self.subPath) || !(self.subPath.startsWith('/') || "
+                "self.subPath.split('/').exists(part, part == '..'))",
+                "storage.subPath: must be relative and must not contain '..'",
+            ),
+        )
+    )
+
+    pvc: PvcStorage | None = None
+    empty_dir: EmptyDirStorage | None = None
+    sub_path: Annotated[str, Field(min_length=1, max_length=1024)] | None = Field(
+        None, description="Folder in the volume to mount, relative to its root."
+    )
+    read_only: bool = Field(default=False, description="Mount a prepared cache read-only.")
+
+
+class Probe(ApiModel):
+    """Overrides of one probe of the NIM."""
+
+    path: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^/[!-~]*$")] | None = None
+    period_seconds: Annotated[int, Field(ge=1, le=3600)] | None = None
+    timeout_seconds: Annotated[int, Field(ge=1, le=3600)] | None = None
+    failure_threshold: Annotated[int, Field(ge=1, le=100000)] | None = None
+
+
+class Probes(ApiModel):
+    """Overrides of the NIM's probes; the startup probe's budget is `startupTimeoutSeconds`."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "!has(self.startup) || !has(self.startup.failureThreshold)",
+                "probes.startup.failureThreshold: is computed; set startupTimeoutSeconds",
+            )
+        )
+    )
+
+    startup: Probe | None = None
+    readiness: Probe | None = None
+    liveness: Probe | None = None
+
+
+class Rollout(ApiModel):
+    """How pods are replaced. 0/1 suits a cluster without a spare GPU, at the price of a pause."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "!((self.maxSurge == 0 || self.maxSurge == '0%') && "
+                "(self.maxUnavailable == 0 || self.maxUnavailable == '0%'))",
+                "rollout: maxSurge and maxUnavailable must not both be 0",
+            )
+        )
+    )
+
+    max_surge: CountOrPercent = Field(1, description="Pods above `replicas` during a rollout.")
+    max_unavailable: CountOrPercent = Field(0, description="Pods below `replicas`.")
+
+
+class Drain(ApiModel):
+    """How a pod that has to go finishes its requests."""
+
+    seconds: Annotated[int, Field(ge=0, le=7200)] = Field(
+        600, description="Longest time a pod may take to finish its requests."
+    )
+    method: Literal["Metrics", "Sleep"] = Field(
+        "Metrics",
+        description="Metrics waits until the NIM's own metrics show no running or waiting "
+        "request; Sleep waits the whole time.",
+    )
+
+
+class ServiceMeta(ApiModel):
+    """What to add to the model's Service."""
+
+    annotations: Annotations | None = None
+    labels: Labels | None = None
+
+
+class NIMModelSpec(Placement):
+    """What the user wants: one model, its container, its GPUs, and how it lives."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "!has(self.aliases) || !self.aliases.exists(name, name == self.model)",
+                "aliases: must not repeat model",
+            ),
+            (
+                "!has(self.resources) || !has(self.resources.limits) || "
+                "!(self.gpuResource in self.resources.limits)",
+                "resources.limits: GPUs are counted in gpus, not here",
+            ),
+            (
+                "!has(self.resources) || !has(self.resources.requests) || "
+                "!(self.gpuResource in self.resources.requests)",
+                "resources.requests: GPUs are counted in gpus, not here",
+            ),
+        )
+    )
+
+    model: ServedName = Field(description="The name clients use, an OpenAI-style id.")
+    aliases: Annotated[list[ServedName], Field(max_length=16, json_schema_extra=SET)] | None = (
+        Field(None, description="Further names clients may use; the NIM always sees `model`.")
+    )
+    image: ImageReference = Field(description="The NIM's image; a digest may be given.")
+    image_pull_policy: ImagePullPolicy | None = None
+    command: Arguments | None = Field(None, description="Replaces the image's entrypoint.")
+    args: Arguments | None = Field(None, description="Arguments of the container.")
+    env: (
+        Annotated[list[EnvVar], Field(max_length=64, json_schema_extra=keyed_by("name"))] | None
+    ) = Field(None, description="Variables of the container; they win over Nimway's own by name.")
+    profile: (
+        Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9._-]+$")] | None
+    ) = Field(None, description="NIM_MODEL_PROFILE: the optimisation profile the NIM shall load.")
+    port: Port = Field(8000, description="Port of the NIM's HTTP API.")
+    auth_secret: ObjectName | None = Field(
+        None, description="Secret whose key NGC_API_KEY fetches the weights; none if air-gapped."
+    )
+    run_as_user: UnixId | None = None
+    run_as_group: UnixId | None = None
+    fs_group: UnixId | None = None
+    gpus: Annotated[int, Field(ge=0, le=64)] = Field(
+        1, description="GPUs of each replica; 0 for a CPU model or for DRA claims."
+    )
+    gpu_resource: Annotated[
+        str,
+        Field(
+            max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9][-A-Za-z0-9._]*$"
+        ),
+    ] = Field("nvidia.com/gpu", description="Resource that `gpus` counts, MIG profiles included.")
+    resources: ResourceRequirements | None = None
+    resource_claims: (
+        Annotated[list[ResourceClaim], Field(max_length=16, json_schema_extra=keyed_by("name"))]
+        | None
+    ) = None
+    runtime_class_name: ObjectName | None = None
+    scheduler_name: ObjectName | None = None
+    queue_name: Annotated[LabelValue, Field(min_length=1)] | None = Field(
+        None, description="Kueue's LocalQueue, the label kueue.x-k8s.io/queue-name."
+    )
+    storage: Storage | None = Field(
+        None, description="Model store; an emptyDir without a limit if absent."
+    )
+    shared_memory: QuantityString | None = Field(
+        None, description="Size limit of /dev/shm, which tensor parallelism needs."
+    )
+    startup_timeout_seconds: Annotated[int, Field(ge=30, le=86400)] = Field(
+        3600, description="Longest time from the container's start until the model is loaded."
+    )
+    probes: Probes | None = None
+    rollout: Rollout | None = None
+    drain: Drain | None = None
+    replicas: Annotated[int, Field(ge=0, le=1000)] = Field(
+        1, description="Pods of this model; 0 switches it off. kubectl scale and an HPA write it."
+    )
+    service: ServiceMeta | None = None
+    labels: Labels | None = Field(None, description="Labels for all children; Nimway's own win.")
+    annotations: Annotations | None = Field(None, description="Annotations for the pods.")
