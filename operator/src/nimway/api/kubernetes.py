@@ -268,6 +268,15 @@ class Affinity(ApiModel):
 class TopologySpreadConstraint(ApiModel):
     """How the pods spread over nodes or zones; without labelSelector over this object's pods."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "!has(self.minDomains) || self.whenUnsatisfiable == 'DoNotSchedule'",
+                "topologySpreadConstraints: minDomains needs whenUnsatisfiable DoNotSchedule",
+            )
+        )
+    )
+
     max_skew: Annotated[int, Field(ge=1, le=1000)]
     topology_key: LabelKey
     when_unsatisfiable: Literal["DoNotSchedule", "ScheduleAnyway"]

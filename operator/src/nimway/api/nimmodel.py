@@ -125,28 +125,24 @@ class Storage(ApiModel):
     read_only: bool = Field(default=False, description="Mount a prepared cache read-only.")
 
 
-class Probe(ApiModel):
-    """Overrides of one probe of the NIM."""
+class StartupProbe(ApiModel):
+    """Overrides of the startup probe; its failure threshold follows `startupTimeoutSeconds`."""
 
     path: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^/[!-~]*$")] | None = None
     period_seconds: Annotated[int, Field(ge=1, le=3600)] | None = None
     timeout_seconds: Annotated[int, Field(ge=1, le=3600)] | None = None
+
+
+class Probe(StartupProbe):
+    """Overrides of the readiness or the liveness probe."""
+
     failure_threshold: Annotated[int, Field(ge=1, le=100000)] | None = None
 
 
 class Probes(ApiModel):
-    """Overrides of the NIM's probes; the startup probe's budget is `startupTimeoutSeconds`."""
+    """Overrides of the NIM's probes."""
 
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            (
-                "!has(self.startup) || !has(self.startup.failureThreshold)",
-                "probes.startup.failureThreshold: is computed; set startupTimeoutSeconds",
-            )
-        )
-    )
-
-    startup: Probe | None = None
+    startup: StartupProbe | None = None
     readiness: Probe | None = None
     liveness: Probe | None = None
 
