@@ -1,0 +1,83 @@
+# Targets with a `##` comment are listed by `make`.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+PORT ?= 8080
+ARGS ?=
+PYTEST := $(BIN)/pytest
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.venv/installed: requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is $$($(PYTHON) -V), Nimway needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 2; }
+	@echo "Installing the locked dependencies into .venv (about a minute, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || \
+	  { echo "Cannot create a virtual environment: install your distribution's python3-venv package"; exit 2; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+.PHONY: setup
+setup: .venv/installed ## Create .venv from the lock file
+
+.PHONY: demo
+demo: setup ## Start everything on this machine, serve a completion, stay up (ARGS=--once, PORT=8080)
+	@$(BIN)/nimway sandbox demo --port $(PORT) $(ARGS)
+
+.PHONY: test
+test: verify ## Verify, then run every test
+	@$(BIN)/nimway sandbox binaries
+	@$(PYTEST) tests
+
+.PHONY: quick
+quick: setup ## Run the tests that need no control plane
+	@$(PYTEST) tests -m 'not cluster'
+
+.PHONY: cluster
+cluster: setup ## Run the tests on the sandbox's control plane, or on NIMWAY_TEST_KUBECONFIG
+	@$(BIN)/nimway sandbox binaries
+	@$(PYTEST) tests -m cluster
+
+.PHONY: verify
+verify: setup lint types ## Lint, types, import contracts, size limits, generated files
+	@$(PYTEST) tests/house
+
+.PHONY: lint
+lint: setup ## Check style and import contracts
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet . || { echo "Not formatted: make fmt"; exit 1; }
+	@$(BIN)/lint-imports --no-logo --config pyproject.toml >.venv/imports.log || { cat .venv/imports.log; exit 1; }
+
+.PHONY: types
+types: setup ## Check types (mypy strict)
+	@$(BIN)/mypy --no-error-summary
+
+.PHONY: fmt
+fmt: setup ## Format the code and sort imports
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check --quiet --fix .
+
+.PHONY: crds
+crds: setup ## Regenerate crds/ and the chart's copy from the API types
+	@$(BIN)/nimway crds --write crds --write charts/nimway/crds
+
+.PHONY: lock
+lock: setup ## Renew the lock files from pyproject.toml
+	@for out in requirements-dev requirements; do \
+	  extra=$$([ $$out = requirements-dev ] && echo "--extra sandbox --group dev" || true); \
+	  $(BIN)/uv pip compile pyproject.toml $$extra --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-annotate --quiet --custom-compile-command "make lock" -o $$out.lock; \
+	done
+
+.PHONY: wheel
+wheel: setup ## Build the wheel into dist/
+	@$(BIN)/python -m hatchling build -t wheel
+
+.PHONY: clean
+clean: ## Remove what the other targets made in this folder
+	@rm -rf .venv dist .mypy_cache .ruff_cache .import_linter_cache .hypothesis
