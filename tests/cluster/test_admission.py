@@ -49,7 +49,7 @@ class Admission:
                 "spec": spec,
             },
             field_validation="Strict",
-            **({"dry_run": "All"} if dry_run else {}),
+            dry_run="All" if dry_run else None,
         )
 
     def replace(self, plural: str, current: Any, spec: Any) -> Any:
@@ -177,7 +177,7 @@ def test_a_new_object_is_not_current(admission: Admission) -> None:
 
 
 def test_the_scale_subresource_and_the_columns_are_served(admission: Admission) -> None:
-    crd = admission.extensions.read_custom_resource_definition(f"nimmodels.{GROUP}")
+    crd: Any = admission.extensions.read_custom_resource_definition(f"nimmodels.{GROUP}")
     version = crd.spec.versions[0]
     assert version.subresources.scale.label_selector_path == ".status.selector"
     columns = [column.name for column in version.additional_printer_columns]
