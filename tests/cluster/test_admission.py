@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from kubernetes import client, config
-from kubernetes.client.rest import ApiException
+from kubernetes.client.exceptions import ApiException
 
 from nimway.api import GROUP, VERSION
 from tests.support import schema

@@ -12,12 +12,13 @@ import click
 import nimway
 
 _COMMANDS = {
-    "operator": "nimway.control.command:operator",
-    "proxy": "nimway.proxy.command:proxy",
-    "crds": "nimway.api.command:crds",
-    "nim": "nimway.sandbox.nim.command:nim",
-    "sandbox": "nimway.sandbox.command:sandbox",
+    "operator": ("nimway.control.command:operator", "Run the operator (in its pod)."),
+    "proxy": ("nimway.proxy.command:proxy", "Run the proxy (in its pod)."),
+    "crds": ("nimway.api.command:crds", "Print the CustomResourceDefinitions."),
+    "nim": ("nimway.sandbox.nim.command:nim", "Run a simulated NIM."),
+    "sandbox": ("nimway.sandbox.command:sandbox", "A real control plane on this machine."),
 }
+"""Commands: where each is found, and what the list of commands says about it."""
 
 
 class _LazyGroup(click.Group):
@@ -31,8 +32,13 @@ class _LazyGroup(click.Group):
         del ctx
         if cmd_name not in _COMMANDS:
             return None
-        module, _, attribute = _COMMANDS[cmd_name].partition(":")
+        module, _, attribute = _COMMANDS[cmd_name][0].partition(":")
         return cast("click.Command", getattr(importlib.import_module(module), attribute))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, words) for name, (_, words) in _COMMANDS.items()])
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -1,0 +1,5 @@
+"""`python -m nimway` is `nimway`."""
+
+from nimway.cli import main
+
+main(prog_name="nimway")
