@@ -1,0 +1,3 @@
+"""Fixtures that several parts' tests share live in tests/support."""
+
+pytest_plugins = ["tests.support.cluster"]
