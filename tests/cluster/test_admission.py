@@ -71,8 +71,8 @@ class Admission:
 
 
 @pytest.fixture(scope="module")
-def admission(cluster: Cluster) -> Iterator[Admission]:
-    made = Admission(cluster)
+def admission(crds: Cluster) -> Iterator[Admission]:
+    made = Admission(crds)
     yield made
     made.close()
 

@@ -1,0 +1,212 @@
+"""Nimway as a user has it: the chart installed by the real Helm, the proxy at a base URL.
+
+On a sandbox of its own, so that the operator in its pod and the operators that other tests start
+by hand do not meet. With `NIMWAY_TEST_KUBECONFIG` in that foreign cluster, reached by
+`NIMWAY_TEST_BASE_URL` or by `kubectl port-forward`.
+"""
+
+import json
+import os
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from nimway.sandbox import binaries, launcher, toolchain
+from tests.support.cluster import Cluster
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "charts" / "nimway"
+NAMESPACE = "nimway-system"
+NIM_IMAGE = "nvcr.io/nim/sim/model:1.0.0"
+
+
+def eventually(check: Callable[[], Any], timeout_s: float = 30.0, what: str = "") -> Any:
+    """Call `check` until it returns something true; an AssertionError counts as not yet."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            if result := check():
+                return result
+            problem: object = result
+        except (AssertionError, httpx.TransportError) as error:
+            problem = error
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_s:.0f} s: {what or check}: {problem}")
+        time.sleep(0.02)
+
+
+@dataclass
+class Answers:
+    """What a background client saw: status codes in order, and transport errors."""
+
+    statuses: list[int] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A cluster with Nimway in it. `base_url` leads to the NIMProxy `default`."""
+
+    cluster: Cluster
+    helm_program: Path
+    base_url: str
+
+    def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
+        return self.cluster.kubectl(*arguments, stdin=stdin, check=check)
+
+    def helm(self, *arguments: str, check: bool = True) -> str:
+        return run_helm(self.helm_program, self.cluster.kubeconfig, *arguments, check=check)
+
+    def get(self, namespace: str, kind: str, name: str) -> Any:
+        text = self.kubectl("get", "-n", namespace, kind, name, "--ignore-not-found", "-o", "json")
+        return json.loads(text) if text.strip() else None
+
+    def list(self, namespace: str, kind: str, selector: str = "") -> list[Any]:
+        arguments = ["get", "-n", namespace, kind, "-l", selector, "-o", "json"]
+        items: list[Any] = json.loads(self.kubectl(*arguments))["items"]
+        return items
+
+    def apply_model(self, namespace: str, name: str, model: str, **spec: Any) -> None:
+        """Apply a NIMModel that the simulated NIM serves; it loads at once unless told."""
+        manifest = {
+            "apiVersion": "nimway.dev/v1alpha1",
+            "kind": "NIMModel",
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": {"model": model, "image": NIM_IMAGE, **spec},
+        }
+        self.kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump(manifest))
+
+    def wait_ready(self, namespace: str, name: str, timeout_s: int = 60) -> None:
+        self.kubectl(
+            "wait",
+            "-n",
+            namespace,
+            f"nimmodel/{name}",
+            "--for=condition=Ready",
+            f"--timeout={timeout_s}s",
+        )
+
+    def condition(self, namespace: str, name: str, kind: str) -> Any:
+        conditions = self.get(namespace, "nimmodel", name).get("status", {}).get("conditions", [])
+        return next((each for each in conditions if each["type"] == kind), None)
+
+    def complete(self, model: str, **fields: Any) -> httpx.Response:
+        body = {"model": model, "prompt": "Once upon a time", "max_tokens": 4, **fields}
+        with httpx.Client(trust_env=False, timeout=30) as client:
+            return client.post(f"{self.base_url}/v1/completions", json=body)
+
+    def listed(self) -> set[str]:
+        with httpx.Client(trust_env=False, timeout=10) as client:
+            answer = client.get(f"{self.base_url}/v1/models")
+        assert answer.status_code == 200, answer.text
+        return {each["id"] for each in answer.json()["data"]}
+
+    @contextmanager
+    def load(self, model: str, clients: int = 4) -> Iterator[Answers]:
+        """Send completions one after the other from `clients` threads while the block runs."""
+        answers, stop = Answers(), threading.Event()
+
+        def work() -> None:
+            body = {"model": model, "prompt": "x", "max_tokens": 2}
+            with httpx.Client(trust_env=False, timeout=30) as client:
+                while not stop.is_set():
+                    try:
+                        answer = client.post(f"{self.base_url}/v1/completions", json=body)
+                        answers.statuses.append(answer.status_code)
+                    except httpx.TransportError as error:
+                        answers.errors.append(repr(error))
+
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(clients)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield answers
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join(30)
+
+
+def run_helm(program: Path, kubeconfig: Path, *arguments: str, check: bool = True) -> str:
+    done = subprocess.run(
+        [str(program), *arguments],
+        env=os.environ | {"KUBECONFIG": str(kubeconfig)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if check and done.returncode != 0:
+        raise AssertionError(f"helm {' '.join(arguments)}: {done.stderr}\n{done.stdout}")
+    return done.stdout if check else done.stdout + done.stderr
+
+
+def install(helm_program: Path, kubeconfig: Path) -> None:
+    """Install the chart as the README says; the proxies' drain is short, for the tests' sake."""
+    run_helm(
+        helm_program,
+        kubeconfig,
+        *("upgrade", "--install", "nimway", str(CHART)),
+        *("--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout", "120s"),
+        *("--set", "proxy.spec.drainSeconds=20"),
+    )
+
+
+@pytest.fixture(scope="session")
+def installed() -> Iterator[Installed]:
+    """Nimway, installed once for all tests that use it as its users do."""
+    helm_program, kubectl_program = toolchain.helm(print), binaries.kubectl(print)
+    if foreign := os.environ.get("NIMWAY_TEST_KUBECONFIG"):
+        cluster = Cluster(Path(foreign), None, kubectl_program)
+        install(helm_program, cluster.kubeconfig)
+        with _foreign_base_url(cluster) as base_url:
+            yield Installed(cluster, helm_program, base_url)
+        return
+    options = launcher.Options(name=launcher.new_name("e2e"), backoff_initial_s=1.0)
+    sandbox = launcher.launch(options, print)
+    try:
+        cluster = Cluster(sandbox.kubeconfig, sandbox, kubectl_program)
+        install(helm_program, cluster.kubeconfig)
+        port = sandbox.forward_service(NAMESPACE, "nimway-default", "http")
+        yield Installed(cluster, helm_program, f"http://127.0.0.1:{port}")
+    finally:
+        sandbox.stop()
+
+
+@contextmanager
+def _foreign_base_url(cluster: Cluster) -> Iterator[str]:
+    if given := os.environ.get("NIMWAY_TEST_BASE_URL"):
+        yield given
+        return
+    command = [str(cluster.kubectl_program), "-n", NAMESPACE, "port-forward"]
+    with subprocess.Popen(
+        [*command, "service/nimway-default", ":8000"],
+        env=os.environ | {"KUBECONFIG": str(cluster.kubeconfig)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as forward:
+        try:
+            assert forward.stdout is not None
+            match = re.search(r"127\.0\.0\.1:(\d+)", forward.stdout.readline())
+            assert match, "kubectl port-forward did not start"
+            yield f"http://127.0.0.1:{match[1]}"
+        finally:
+            forward.terminate()
+
+
+@pytest.fixture
+def models(installed: Installed) -> Iterator[str]:
+    """A namespace for a test's models, deleted (without waiting) afterwards."""
+    name = launcher.new_name("models")
+    installed.kubectl("create", "namespace", name)
+    yield name
+    installed.kubectl("delete", "namespace", name, "--wait=false")
