@@ -91,6 +91,7 @@ def api_server(config: SandboxConfig) -> list[str]:
         f"--kubelet-certificate-authority={pki / 'ca.crt'}",
         f"--kubelet-client-certificate={pki / 'apiserver-kubelet.crt'}",
         f"--kubelet-client-key={pki / 'apiserver-kubelet.key'}",
+        "--kubelet-preferred-address-types=InternalIP",
         "--service-account-issuer=https://kubernetes.default.svc",
         f"--service-account-signing-key-file={pki / 'service-accounts.key'}",
         f"--service-account-key-file={pki / 'service-accounts.pub'}",

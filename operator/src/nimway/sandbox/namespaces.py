@@ -31,6 +31,9 @@ MS_BIND: Final = 0x1000
 MS_REC: Final = 0x4000
 MS_PRIVATE: Final = 0x40000
 
+# What statvfs(3) reports -> what mount(2) takes: no suid, dev, exec, atime, diratime; relatime.
+_KEPT_FLAGS: Final = {0x2: 0x2, 0x4: 0x4, 0x8: 0x8, 0x400: 0x400, 0x800: 0x800, 0x1000: 0x200000}
+
 _PR_SET_PDEATHSIG: Final = 1
 _MNT_DETACH: Final = 2
 _SYS_PIVOT_ROOT: Final = {"x86_64": 155, "aarch64": 41}
@@ -73,7 +76,7 @@ def set_hostname(name: str) -> None:
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, data: str = "") -> None:
-    """Mount a file system as mount(8) would; an OSError names the target."""
+    """Attach a file system, or show one again elsewhere; an OSError names the target."""
     result = _libc.mount(
         source.encode(),
         target.encode(),
@@ -84,20 +87,17 @@ def mount(source: str, target: str, kind: str | None, flags: int, data: str = ""
     _check(result, f"mount {target}")
 
 
-def bind(source: Path | str, target: Path | str, *, read_only: bool = False) -> None:
+def bind(source: Path | str, target: Path | str) -> None:
     """Show `source`, with everything mounted below it, at `target` as well."""
     mount(str(source), str(target), None, MS_BIND | MS_REC)
-    if read_only:
-        _remount_read_only(str(target))
 
 
-def _remount_read_only(target: str) -> None:
-    # A user namespace may not drop flags of the mount it copies: keep them.
-    kept = os.statvfs(target).f_flag & (MS_NOSUID | MS_NODEV | 0x8 | 0x400 | 0x800 | 0x1000)
-    flags = MS_BIND | MS_REMOUNT | MS_RDONLY | (kept & 0xF)
-    for option, bit in ((0x400, 0x400), (0x800, 0x800), (0x1000, 0x200000)):
-        if kept & option:
-            flags |= bit
+def make_read_only(target: str) -> None:
+    """Make the mount at `target` read-only; flags it has stay, as a user namespace demands."""
+    have = os.statvfs(target).f_flag
+    flags = MS_BIND | MS_REMOUNT | MS_RDONLY
+    for seen, flag in _KEPT_FLAGS.items():
+        flags |= flag if have & seen else 0
     mount("none", target, None, flags)
 
 

@@ -4,7 +4,7 @@ It takes JSON messages from the node agent on one socket and answers on it; when
 it ends, and the kernel ends everything in the pod. It must not decide anything: what runs, with
 which mounts and when, is the agent's business (`node`). Being a fork of PID 1 it imports little.
 
-Requests: `network {address, bits, hostname}`, `start {id, argv, env, cwd, log, mounts}`,
+Requests: `network {address, bits, hostname}`, `start {id, argv, env, cwd, log, mounts, keep}`,
 `exec {id, container, argv, env}`, `signal {id, signal}`. Answers: `namespace` (with the network
 namespace as a file descriptor), `network`, `started {id, error}`, `exited {id, code, signal}`.
 """
@@ -15,6 +15,7 @@ import os
 import select
 import signal
 import socket
+import stat
 import traceback
 from pathlib import Path
 from types import FrameType
@@ -54,6 +55,7 @@ class _Pod:
             namespaces.NEW_MOUNT | namespaces.NEW_NET | namespaces.NEW_UTS | namespaces.NEW_IPC
         )
         namespaces.mount("none", "/", None, namespaces.MS_REC | namespaces.MS_PRIVATE)
+        rootfs.mount_proc("/proc")
         # Each pod has a /run of its own: /var/run/secrets is below it.
         rootfs.mount_tmpfs(Path("/run"))
         with Path("/proc/self/ns/net").open() as network:
@@ -155,8 +157,7 @@ def _become(request: dict[str, Any], report: int) -> NoReturn:
             namespaces.unshare(namespaces.NEW_MOUNT)
             namespaces.mount("none", "/", None, namespaces.MS_REC | namespaces.MS_PRIVATE)
             rootfs.mount_proc("/proc")
-            for wanted in request["mounts"]:
-                _mount(wanted)
+            _mount_all(request["mounts"], request["keep"])
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         log = os.open(request.get("log") or os.devnull, flags, 0o644)
         empty = os.open(os.devnull, os.O_RDONLY)
@@ -173,7 +174,24 @@ def _become(request: dict[str, Any], report: int) -> NoReturn:
     os._exit(128)
 
 
-def _mount(wanted: dict[str, Any]) -> None:
-    source, target = Path(wanted["source"]), Path(wanted["target"])
-    rootfs.place_for_mount(target, directory=source.is_dir())
-    namespaces.bind(source, target, read_only=wanted["read_only"])
+def _mount_all(mounts: list[dict[str, Any]], keep: list[str]) -> None:
+    """Mount the volumes; what lies in `keep` stays visible even below a mounted volume."""
+    # Opened first: a volume over /tmp, say, would hide sources and programs that lie there.
+    opened = {path: _open(path) for path in [*(mount["source"] for mount in mounts), *keep]}
+    for mount in mounts:
+        target = Path(mount["target"])
+        is_directory = stat.S_ISDIR(os.fstat(opened[mount["source"]]).st_mode)
+        rootfs.place_for_mount(target, directory=is_directory)
+        namespaces.bind(f"/proc/self/fd/{opened[mount['source']]}", target)
+        for path in keep:
+            if Path(path).is_relative_to(target):
+                Path(path).mkdir(parents=True, exist_ok=True)
+                namespaces.bind(f"/proc/self/fd/{opened[path]}", path)
+        if mount["read_only"]:
+            namespaces.make_read_only(str(target))
+    for descriptor in opened.values():
+        os.close(descriptor)
+
+
+def _open(path: str) -> int:
+    return os.open(path, os.O_PATH | os.O_CLOEXEC)

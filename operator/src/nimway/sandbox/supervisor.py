@@ -20,6 +20,12 @@ from nimway.sandbox.config import API_PORT, BRIDGE_ADDRESS, SandboxConfig
 from nimway.sandbox.errors import SandboxError
 from nimway.sandbox.forward import Forwarder
 from nimway.sandbox.network import Network
+from nimway.sandbox.node import nodes, storage
+from nimway.sandbox.node.agent import Agent
+from nimway.sandbox.node.context import Context, folders_of_programs, nimway_command
+from nimway.sandbox.node.kubelet import serve_logs
+from nimway.sandbox.node.mounting import MEMORY_FOLDER
+from nimway.sandbox.node.runtime import Forker
 from nimway.tasks import spawn
 
 _POLL_S: Final = 0.05
@@ -73,17 +79,37 @@ class Supervisor:
             manager = controlplane.controller_manager(config)
             await self._start("kube-controller-manager", manager)
             await self._start("kube-scheduler", controlplane.scheduler(config))
+            await self._start_nodes(client, network)
             forwarder = Forwarder(client)
             await forwarder.serve(listener, lambda: (BRIDGE_ADDRESS, API_PORT))
             spawn(forwarder.listen(config), name="forward-control")
             await self._until(
-                lambda: _exists(client, "/api/v1/namespaces/default/serviceaccounts/default"),
-                "the controller manager did not create the default service account",
+                lambda: _usable(client),
+                "the controller manager did not make service accounts and nodes ready",
             )
             self.say(event="ready")
             os.close(self._events)
             await asyncio.wait(self._programs, return_when=asyncio.FIRST_COMPLETED)
             self._check_programs()
+
+    async def _start_nodes(self, client: Client, network: Network) -> None:
+        config = self._config
+        version = (await client.get("/version"))["gitVersion"]
+        await nodes.register(client, config, version)
+        await storage.create_class(client)
+        await serve_logs(config)
+        MEMORY_FOLDER.mkdir()
+        agent = Agent(
+            Context(
+                config=config,
+                client=client,
+                network=network,
+                forker=Forker(self._forker),
+                nimway=nimway_command(),
+                keep=folders_of_programs(),
+            )
+        )
+        spawn(agent.run(), name="node-agent")
 
     async def _start(self, name: str, command: list[str]) -> None:
         _log.info("starting: %s", " ".join(command))
@@ -114,9 +140,12 @@ class Supervisor:
             await asyncio.sleep(_POLL_S)
 
 
-async def _exists(client: Client, path: str) -> bool:
+async def _usable(client: Client) -> bool:
+    """Tell whether pods can be created and scheduled."""
     try:
-        await client.get(path)
+        await client.get("/api/v1/namespaces/default/serviceaccounts/default")
     except ApiError:
         return False
-    return True
+    listed = (await client.get("/api/v1/nodes"))["items"]
+    taints = [taint for node in listed for taint in node["spec"].get("taints") or []]
+    return all(taint["key"] != "node.kubernetes.io/not-ready" for taint in taints)
