@@ -1,0 +1,420 @@
+"""One request, from its head to its last byte: read this file from top to bottom.
+
+admit -> route -> choose -> connect -> send -> relay -> (retry) -> account. It decides by asking the
+pure rooms (`admit`, `choose`, `retry`, `health`) and touches no socket: the client is a
+`Downstream`, the model server an `Upstream`. There is no task and no timer of its own.
+"""
+
+from typing import Protocol
+
+from nimway.proxy import answers
+from nimway.proxy.admit import check_head
+from nimway.proxy.answers import Answer
+from nimway.proxy.catalog import Catalog, Endpoint, Model
+from nimway.proxy.choose import choose_least
+from nimway.proxy.downstream import Downstream
+from nimway.proxy.health import is_failure
+from nimway.proxy.metrics import Meters
+from nimway.proxy.model_name import ModelNameError, read_model, replace_model
+from nimway.proxy.paths import find_operation, read_model_id
+from nimway.proxy.retry import RetryBudget, may_retry
+from nimway.proxy.settings import Settings
+from nimway.proxy.upstream import Upstream
+from nimway.proxy.wire import LAST_CHUNK, RequestHead, ResponseHead, build_request, build_response
+
+_NEW, _CONNECTING, _WAITING, _RELAYING, _DONE = range(5)
+
+
+class Host(Protocol):
+    """What an exchange needs of its worker."""
+
+    settings: Settings
+    catalog: Catalog
+    meters: Meters
+    budget: RetryBudget
+    ready: bool
+    bodies_bytes: int
+    exchanges: "set[Exchange]"
+
+    def now(self) -> float:
+        """Return the loop's clock."""
+
+    def random(self) -> float:
+        """Return a random number below 1."""
+
+    def connect(self, endpoint: Endpoint, exchange: "Exchange") -> None:
+        """Open a connection; `on_connected` or `on_connect_failed` follows, never at once."""
+
+    def changed(self, model: Model) -> None:
+        """Report the model's load soon."""
+
+
+class Exchange:
+    """The life of one request; `method` is what the model server is asked with."""
+
+    __slots__ = (
+        "_body",
+        "_body_counted",
+        "_chunked",
+        "_downstream",
+        "_endpoint",
+        "_event_stream",
+        "_head",
+        "_host",
+        "_keep_alive",
+        "_model",
+        "_moved",
+        "_name",
+        "_operation",
+        "_paused",
+        "_state",
+        "_touched",
+        "_tried",
+        "_upstream",
+        "bytes_out",
+        "first_byte_at",
+        "method",
+        "started",
+        "status",
+    )
+
+    def __init__(self, host: Host, downstream: Downstream, head: RequestHead) -> None:
+        self._host = host
+        self._downstream = downstream
+        self._head = head
+        self._operation = find_operation(head.path)
+        self._state = _NEW
+        self._model: Model | None = None
+        self._endpoint: Endpoint | None = None
+        self._upstream: Upstream | None = None
+        self._body = b""
+        self._body_counted = 0
+        self._name = ""
+        self._tried: tuple[Endpoint, ...] = ()
+        self._chunked = False
+        self._event_stream = False
+        self._keep_alive = False
+        self._paused = False
+        self._moved = False
+        self._touched = 0.0
+        self.method = head.method
+        self.status = 0
+        self.bytes_out = 0
+        self.first_byte_at = 0.0
+        self.started = host.now()
+        host.exchanges.add(self)
+
+    # Admit: the head is here, the body is not.
+
+    def admit(self) -> Answer | None:
+        """Return the refusal that the head calls for, or None."""
+        return check_head(self._head, self._operation, self._host.settings, self._host)
+
+    def refuse(self, answer: Answer) -> None:
+        """Take note of an answer that the connection gives before `run`."""
+        self.status = answer.status
+        self._finish()
+
+    def run(self, body: bytes) -> None:
+        """The body is here: answer what the proxy knows itself, route the rest."""
+        operation = self._operation
+        kind = operation.kind if operation is not None else ""
+        if kind == "model":
+            self._route(body)
+        elif kind == "models":
+            self._answer(Answer(200, self._host.catalog.listing))
+        elif kind == "model-card":
+            self._answer(self._find_card())
+        elif kind == "ready":
+            self._answer(answers.OK_READY if self._host.ready else answers.NOT_READY)
+        else:
+            self._answer(answers.OK_LIVE)
+
+    def _find_card(self) -> Answer:
+        name = read_model_id(self._head.path)
+        card = None if name is None else self._host.catalog.encode_card(name)
+        return answers.model_not_found(name or "") if card is None else Answer(200, card)
+
+    # Route: which model is meant.
+
+    def _route(self, body: bytes) -> None:
+        host = self._host
+        try:
+            name = read_model(body)
+            model = host.catalog.names.get(name)
+            if model is None:
+                self._answer(answers.model_not_found(name))
+                return
+            if name != model.name:
+                body = replace_model(body, model.name)
+        except ModelNameError as error:
+            self._answer(answers.bad_model(str(error)))
+            return
+        self._model = model
+        self._name = name
+        model.demand_total += 1
+        model.in_flight += 1
+        host.changed(model)
+        host.budget.requests += 1
+        self._body = body
+        self._body_counted = len(body)
+        host.bodies_bytes += len(body)
+        self._dispatch(model)
+
+    # Choose and connect: an endpoint, and a connection to it.
+
+    def _dispatch(self, model: Model) -> None:
+        host = self._host
+        if not model.endpoints:
+            self._answer(answers.model_not_ready(self._name, host.settings.retry_after_s))
+            return
+        now = host.now()
+        endpoint = choose_least(model.endpoints, self._tried, now, host.random())
+        if endpoint is None:
+            self._answer(answers.unreachable(self._name, host.settings.retry_after_s))
+            return
+        self._endpoint = endpoint
+        endpoint.outstanding += 1
+        endpoint.health.begin(now)
+        while endpoint.idle:
+            upstream = endpoint.idle.pop()
+            if upstream.is_alive():
+                self._send(upstream, endpoint)
+                return
+            upstream.abort()  # at its end when picked: nothing was sent, no retry is spent
+        self._state = _CONNECTING
+        host.connect(endpoint, self)
+
+    def wants(self, endpoint: Endpoint) -> bool:
+        """Return whether this request still waits for a connection to `endpoint`."""
+        return self._state == _CONNECTING and self._endpoint is endpoint
+
+    def on_connected(self, upstream: Upstream) -> None:
+        """Send: the connection is there."""
+        self._send(upstream, upstream.endpoint)
+
+    def on_connect_failed(self) -> None:
+        """Retry: nothing was sent, so another endpoint may have the request."""
+        endpoint, model = self._endpoint, self._model
+        if endpoint is None or model is None:
+            return
+        self._judge(failed=True)
+        self._release_endpoint()
+        self._tried = (*self._tried, endpoint)
+        if may_retry(bytes_sent=False, bytes_received=False) and self._host.budget.take():
+            self._host.meters.retries += 1
+            self._dispatch(model)
+        else:
+            retry_after_s = self._host.settings.retry_after_s
+            self._answer(answers.unreachable(self._name, retry_after_s))
+
+    # Send.
+
+    def _send(self, upstream: Upstream, endpoint: Endpoint) -> None:
+        self._state = _WAITING
+        self._upstream = upstream
+        self._touched = self._host.now()
+        head, operation, body = self._head, self._operation, self._body
+        assert operation is not None  # noqa: S101 # a routed request has one
+        passed = head.authorization if self._host.settings.pass_authorization else None
+        self._body = b""
+        upstream.send(
+            self,
+            build_request(head, operation.path, endpoint.authority, len(body), passed),
+            body,
+        )
+
+    # Relay: the answer, as it comes.
+
+    def on_head(self, head: ResponseHead, pieces: list[bytes], *, done: bool) -> None:
+        """Pass on the head and what came with it."""
+        if self._state != _WAITING:
+            return
+        self._state = _RELAYING
+        self.status = head.status
+        self._moved = True
+        self.first_byte_at = self._host.now()
+        self._uncount_body()
+        self._judge(failed=is_failure(head.status))
+        self._event_stream = head.event_stream
+        framing = self._plan_framing(head, done=done)
+        request_id = self._head.request_id
+        parts = [build_response(head, request_id, framing)]
+        size = self._frame(pieces, parts)
+        if done:
+            self._upstream = None
+            self._downstream.write(parts, size)
+            self._complete()
+            return
+        self._downstream.write(parts, size)
+        if self._downstream.paused:
+            self.pause()
+
+    def _plan_framing(self, head: ResponseHead, *, done: bool) -> bytes:
+        """Return the header lines that say where the body ends, for this client."""
+        length = head.length
+        if head.chunked or (length is None and not done):
+            if self._head.minor == 0:
+                self._keep_alive, connection = self._downstream.plan_keep_alive(possible=False)
+                return connection
+            self._chunked = True
+            self._keep_alive, connection = self._downstream.plan_keep_alive()
+            return b"Transfer-Encoding: chunked\r\n" + connection
+        self._keep_alive, connection = self._downstream.plan_keep_alive()
+        if length is None:
+            return connection
+        return b"Content-Length: %d\r\n%b" % (length, connection)
+
+    def _frame(self, pieces: list[bytes], parts: list[bytes]) -> int:
+        """Add `pieces` to `parts` in the client's framing; return their size."""
+        size = 0
+        if self._chunked:
+            for piece in pieces:
+                size += len(piece)
+                parts += (b"%x\r\n" % len(piece), piece, b"\r\n")
+        else:
+            for piece in pieces:
+                size += len(piece)
+            parts += pieces
+        self.bytes_out += size
+        return size
+
+    def on_body(self, pieces: list[bytes], trailers: bytes, *, done: bool) -> None:
+        """Pass on more of the body; end it cleanly if that was all."""
+        if self._state != _RELAYING:
+            return
+        self._moved = True
+        parts: list[bytes] = []
+        size = self._frame(pieces, parts)
+        if not done:
+            self._downstream.write(parts, size)
+            return
+        self._upstream = None
+        if self._chunked:
+            parts.append(b"0\r\n%b\r\n" % trailers if trailers else LAST_CHUNK)
+        if parts:
+            self._downstream.write(parts, size)
+        self._complete()
+
+    def _complete(self) -> None:
+        self._finish()
+        self._downstream.finish(keep_alive=self._keep_alive)
+
+    # The ways it can go wrong.
+
+    def on_lost(self, *, malformed: bool) -> None:
+        """The model server ended, or broke the rules, before the end of its answer."""
+        self._upstream = None
+        if self._state == _WAITING:
+            self._judge(failed=True)
+            self._answer(answers.BAD_RESPONSE if malformed else answers.BAD_GATEWAY)
+        elif self._state == _RELAYING:
+            self._break_off(answers.STREAM_BROKEN)
+
+    def _break_off(self, frame: bytes) -> None:
+        """End an answer whose head is out: never so that it looks complete."""
+        self._host.meters.broken += 1
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.abort()
+        self._finish()
+        if not self._event_stream:
+            self._downstream.abort()
+            return
+        parts: list[bytes] = []
+        self._downstream.write(parts, self._frame([frame], parts))
+        self._downstream.cut()
+
+    def cancel(self) -> None:
+        """The client is gone: so is the request, wherever it is."""
+        if self._state == _DONE:
+            return
+        self._host.meters.cancels += 1
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.abort()
+        self.status = self.status or 499
+        self._finish()
+
+    def pause(self) -> None:
+        """The client does not keep up: read no more from the model server."""
+        if self._upstream is not None and not self._paused:
+            self._paused = True
+            self._upstream.pause()
+
+    def resume(self) -> None:
+        """The client took everything: read on."""
+        self._moved = True
+        if self._paused:
+            self._paused = False
+            if self._upstream is not None:
+                self._upstream.resume()
+
+    def check(self, now: float) -> None:
+        """Apply the timeouts; called by the sweep."""
+        settings = self._host.settings
+        total_s = settings.timeout_total_s
+        if self._head.timeout_s:
+            total_s = min(total_s, self._head.timeout_s)
+        late = now - self.started > total_s
+        if self._state == _RELAYING:
+            if self._moved:
+                self._moved = False
+                self._touched = now
+            if late or now - self._touched > settings.timeout_idle_s:
+                self._break_off(answers.STREAM_TIMEOUT)
+        elif self._state == _WAITING:
+            if late or now - self._touched > settings.timeout_first_byte_s:
+                self._judge(failed=not late)
+                self._answer(answers.GATEWAY_TIMEOUT)
+        elif self._state == _CONNECTING and late:
+            self._answer(answers.unreachable(self._name, settings.retry_after_s))
+
+    # Account: every way out leads through here, once.
+
+    def _answer(self, answer: Answer) -> None:
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.abort()
+        self.status = answer.status
+        self.bytes_out = len(answer.body)
+        self._finish()
+        self._downstream.answer(answer, self._head.request_id)
+
+    def _finish(self) -> None:
+        if self._state == _DONE:
+            return
+        self._state = _DONE
+        host, model = self._host, self._model
+        host.exchanges.discard(self)
+        self._uncount_body()
+        self._release_endpoint()
+        if model is not None:
+            model.in_flight -= 1
+            host.changed(model)
+        label = self._operation.label if self._operation is not None else ""
+        host.meters.account(self, model, label, self._head, host.now())
+
+    def _uncount_body(self) -> None:
+        self._host.bodies_bytes -= self._body_counted
+        self._body_counted = 0
+        self._body = b""
+
+    def _release_endpoint(self) -> None:
+        endpoint, self._endpoint = self._endpoint, None
+        if endpoint is not None:
+            endpoint.outstanding -= 1
+            if endpoint.health.probing:
+                endpoint.health.release()
+
+    def _judge(self, *, failed: bool) -> None:
+        """Tell the endpoint's health how the request went."""
+        endpoint, host = self._endpoint, self._host
+        if endpoint is None:
+            return
+        health = endpoint.health
+        if not failed:
+            if health.failures or health.ejections:
+                health.succeed()
+        elif health.fail(host.now(), host.random(), host.settings):
+            host.meters.ejections += 1

@@ -1,0 +1,61 @@
+"""Passive ejection: an endpoint that fails in a row is left out for a while (pure).
+
+Failures are connect errors, resets before the first byte, timeouts and 5xx but 503; never a 4xx and
+never a client's own cancel. The time and the jitter come in as arguments.
+"""
+
+from nimway.proxy.settings import Settings
+
+_DOUBLINGS_MAX = 10
+_SERVER_ERROR = 500
+_BUSY = 503
+
+
+class Health:
+    """How one endpoint did lately; `ejected_until` is 0 while it takes part."""
+
+    __slots__ = ("ejected_until", "ejections", "failures", "probing")
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.ejections = 0
+        self.ejected_until = 0.0
+        self.probing = False
+
+    def is_out(self, now: float) -> bool:
+        """Return whether a request must go elsewhere: ejected, or waiting for its one probe."""
+        return self.ejected_until > 0.0 and (self.probing or now < self.ejected_until)
+
+    def begin(self, now: float) -> None:
+        """A request was sent: after the time is up, the first one is the probe."""
+        if self.ejected_until > 0.0 and now >= self.ejected_until:
+            self.probing = True
+
+    def succeed(self) -> None:
+        """An answer came that speaks for the endpoint."""
+        self.failures = 0
+        self.ejections = 0
+        self.ejected_until = 0.0
+        self.probing = False
+
+    def release(self) -> None:
+        """The request ended without saying anything about the endpoint."""
+        self.probing = False
+
+    def fail(self, now: float, jitter: float, settings: Settings) -> bool:
+        """Count a failure; return whether it ejects. `jitter` is between 0 and 1."""
+        self.failures += 1
+        if not self.probing and self.failures < settings.ejection_failures:
+            return False
+        if not self.probing and self.ejected_until > now:
+            return False
+        self.probing = False
+        span_s = settings.ejection_base_s * 2 ** min(self.ejections, _DOUBLINGS_MAX)
+        self.ejections += 1
+        self.ejected_until = now + min(span_s, settings.ejection_max_s) * (1.0 + 0.25 * jitter)
+        return True
+
+
+def is_failure(status: int) -> bool:
+    """Return whether an answer speaks against its endpoint; 503 means busy, not broken."""
+    return status >= _SERVER_ERROR and status != _BUSY

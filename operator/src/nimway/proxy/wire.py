@@ -1,0 +1,486 @@
+"""Bytes to facts and back: heads of requests and responses, and the chunked coding.
+
+llhttp parses every head; the rules here refuse what it leaves open, each named by its section of
+RFC 9112 or RFC 9110. A refused message ends its connection: whoever disagrees with us about where
+a message ends must not get a second one across. This module does no IO and keeps no body.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import httptools
+
+HEAD_END = b"\r\n\r\n"
+CRLF = b"\r\n"
+LAST_CHUNK = b"0\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+CLOSE_DELIMITED = -1
+"""Length of a response body that ends with its connection (RFC 9112 section 6.3, rule 8)."""
+
+CHUNK_LINE_BYTES_MAX = 256
+TRAILER_BYTES_MAX = 8 * 1024
+LENGTH_DIGITS_MAX = 18
+
+ABSOLUTE_FORM = re.compile(rb"(?i:https?)://([^/?]*)(.*)")
+HOST_FORM = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+REQUEST_ID_FORM = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+SECONDS_FORM = re.compile(rb"[0-9]{1,6}(?:\.[0-9]{1,3})?")
+STATUS_LINE_FORM = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*)?")
+CHUNK_LINE_FORM = re.compile(rb"([0-9A-Fa-f]{1,12})(?:;[\t\x20-\x7e\x80-\xff]*)?")
+TRAILER_FORM = re.compile(
+    rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+", re.ASCII
+)
+BARE_LF = re.compile(rb"(?<!\r)\n")
+
+_NEVER_NOMINATED = frozenset(
+    (b"content-type", b"content-encoding", b"cookie", b"set-cookie", b"traceparent", b"x-api-key")
+)
+"""What a `Connection` field may not take away; framing and authorisation are no such fields."""
+
+_FORBIDDEN_TRAILERS = (b"content-length", b"transfer-encoding", b"host", b"connection")
+
+
+class WireError(Exception):
+    """A message that must not be answered as if it had been understood; `status` is the answer."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+class Head:
+    """What both kinds of head share. llhttp calls `on_header`.
+
+    `fields` are the lines to pass on, flat: name, `: `, value, CRLF, and so on. `length` is the
+    declared Content-Length or None.
+    """
+
+    __slots__ = (
+        "chunked",
+        "close",
+        "fields",
+        "fields_count",
+        "keep",
+        "length",
+        "line_bytes_max",
+        "minor",
+        "nominated",
+    )
+    rules: ClassVar[dict[bytes, Callable[[Any, bytes], None]]] = {}
+
+    def __init__(self, line_bytes_max: int) -> None:
+        self.line_bytes_max = line_bytes_max
+        self.minor = 1
+        self.length: int | None = None
+        self.chunked = False
+        self.close = False
+        self.keep = False
+        self.nominated: tuple[bytes, ...] = ()
+        self.fields: list[bytes] = []
+        self.fields_count = 0
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the peer means to go on using the connection (RFC 9112 section 9.3)."""
+        return not self.close and (self.minor == 1 or self.keep)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take one field from llhttp."""
+        self.fields_count += 1
+        if len(name) + len(value) > self.line_bytes_max:
+            raise WireError(431, "a header field is too long")
+        rule = self.rules.get(name.lower())
+        if rule is None:
+            self.fields += (name, b": ", value, CRLF)
+        else:
+            rule(self, value.strip(b" \t"))
+
+    def finish(self, fields_max: int) -> None:
+        """Apply what concerns all fields together: their number, framing, nominated fields."""
+        if self.fields_count > fields_max:
+            raise WireError(431, "too many header fields")
+        if self.chunked:
+            _check_chunked(self)
+        if self.nominated:
+            self.fields = _drop_nominated(self.fields, self.nominated)
+
+
+class RequestHead(Head):
+    """The facts of one request head; `timeout_s` is 0 where the client does not lower it."""
+
+    __slots__ = (
+        "authorization",
+        "expect",
+        "host",
+        "method",
+        "path",
+        "query",
+        "request_id",
+        "timeout_s",
+    )
+
+    def __init__(self, line_bytes_max: int) -> None:
+        super().__init__(line_bytes_max)
+        self.method = b""
+        self.path = b""
+        self.query = b""
+        self.host: bytes | None = None
+        self.expect = False
+        self.authorization: bytes | None = None
+        self.request_id = b""
+        self.timeout_s = 0.0
+
+
+class ResponseHead(Head):
+    """The facts of one response head; `line` is the status line without its end."""
+
+    __slots__ = ("event_stream", "line", "status")
+
+    def __init__(self, line_bytes_max: int) -> None:
+        super().__init__(line_bytes_max)
+        self.status = 0
+        self.line = b""
+        self.event_stream = False
+
+    def body_length(self, method: bytes) -> int:
+        """Return the length that RFC 9112 section 6.3 gives the body, if it is not chunked."""
+        if method == b"HEAD" or self.status in (204, 304):
+            return 0
+        return CLOSE_DELIMITED if self.length is None else self.length
+
+
+def read_request(data: bytes, *, fields_max: int = 100, line_bytes_max: int = 16384) -> RequestHead:
+    """Read a request head; `data` ends with its empty line.
+
+    Raises:
+        WireError: 400 for what no server may accept, 431 and 417 for what this one does not.
+    """
+    head = RequestHead(line_bytes_max)
+    _run_parser(httptools.HttpRequestParser(head), data)
+    _check_request_line(head, data[: data.index(CRLF)])
+    if head.host is None and head.minor == 1:
+        raise WireError(400, "Host is missing")
+    head.finish(fields_max)
+    return head
+
+
+def read_response(
+    data: bytes, *, fields_max: int = 100, line_bytes_max: int = 16384
+) -> ResponseHead:
+    """Read a response head; `data` ends with its empty line.
+
+    Raises:
+        WireError: whatever its status says, the answer for the client is 502.
+    """
+    head = ResponseHead(line_bytes_max)
+    _run_parser(httptools.HttpResponseParser(head), data)
+    line = data[: data.index(CRLF)]
+    match = STATUS_LINE_FORM.fullmatch(line)
+    if match is None:
+        raise WireError(502, "malformed status line")
+    head.line = line
+    head.status = int(match[2])
+    head.minor = int(match[1])
+    head.finish(fields_max)
+    return head
+
+
+def _run_parser(parser: Any, data: bytes) -> None:
+    try:
+        parser.feed_data(data)
+    except httptools.HttpParserUpgrade:
+        pass  # RFC 9110 section 7.8: a server may ignore Upgrade; CONNECT has no route
+    except httptools.HttpParserCallbackError as error:
+        if isinstance(error.__context__, WireError):
+            raise error.__context__ from None
+        raise WireError(400, "malformed head") from error
+    except httptools.HttpParserError as error:
+        raise WireError(400, f"malformed head: {error}") from error
+
+
+def _check_request_line(head: RequestHead, line: bytes) -> None:
+    """RFC 9112 section 3: three words, one space between them, HTTP/1.0 or 1.1, no fragment."""
+    if len(line) > head.line_bytes_max:
+        raise WireError(431, "the request line is too long")
+    words = line.split(b" ")
+    if len(words) != 3:  # noqa: PLR2004 # method, target, version
+        raise WireError(400, "malformed request line")
+    head.method, target, version = words
+    if version != b"HTTP/1.1":
+        if version != b"HTTP/1.0":
+            raise WireError(400, "unsupported HTTP version")
+        head.minor = 0
+    if b"#" in target:
+        raise WireError(400, "a request target has no fragment")
+    if not target.startswith(b"/"):
+        target = _read_absolute_form(head, target)
+    head.path, mark, query = target.partition(b"?")
+    head.query = mark + query
+
+
+def _read_absolute_form(head: RequestHead, target: bytes) -> bytes:
+    """RFC 9112 section 3.2.2: the target's authority replaces Host; return the origin-form."""
+    match = ABSOLUTE_FORM.fullmatch(target)
+    if match is None or not HOST_FORM.fullmatch(match[1]):
+        raise WireError(400, "malformed request target")
+    if head.host is not None:
+        head.host = match[1]
+    rest = match[2]
+    return rest if rest.startswith(b"/") else b"/" + rest
+
+
+def _check_chunked(head: Head) -> None:
+    """RFC 9112 section 6.1: not in HTTP/1.0, and never beside Content-Length."""
+    if head.minor == 0:
+        raise WireError(400, "Transfer-Encoding in HTTP/1.0")
+    if head.length is not None:
+        raise WireError(400, "Transfer-Encoding and Content-Length")
+
+
+def _drop_nominated(fields: list[bytes], nominated: tuple[bytes, ...]) -> list[bytes]:
+    kept: list[bytes] = []
+    for at in range(0, len(fields), 4):
+        if fields[at].lower() not in nominated:
+            kept += fields[at : at + 4]
+    return kept
+
+
+def _rule_host(head: RequestHead, value: bytes) -> None:
+    """RFC 9112 section 3.2: once, and a host with an optional port, nothing else."""
+    if head.host is not None:
+        raise WireError(400, "Host is given twice")
+    if not HOST_FORM.fullmatch(value):
+        raise WireError(400, "malformed Host")
+    head.host = value
+
+
+def _rule_content_length(head: Head, value: bytes) -> None:
+    """RFC 9112 section 6.3: one plain decimal number, once."""
+    if head.length is not None or not value.isdigit() or len(value) > LENGTH_DIGITS_MAX:
+        raise WireError(400, "malformed Content-Length")
+    head.length = int(value)
+
+
+def _rule_transfer_encoding(head: Head, value: bytes) -> None:
+    """RFC 9112 section 6.1: `chunked`, once, alone."""
+    if head.chunked or value.lower() != b"chunked":
+        raise WireError(400, "unsupported Transfer-Encoding")
+    head.chunked = True
+
+
+def _rule_connection(head: Head, value: bytes) -> None:
+    """RFC 9110 section 7.6.1: options of this hop, and names of fields for this hop."""
+    for option in value.lower().split(b","):
+        token = option.strip(b" \t")
+        if token == b"close":
+            head.close = True
+        elif token == b"keep-alive":
+            head.keep = True
+        elif token and token not in _NEVER_NOMINATED:
+            head.nominated += (token,)
+
+
+def _rule_expect(head: RequestHead, value: bytes) -> None:
+    """RFC 9110 section 10.1.1: `100-continue`, ignored in HTTP/1.0."""
+    if value.lower() != b"100-continue":
+        raise WireError(417, "unsupported expectation")
+    head.expect = True
+
+
+def _rule_authorization(head: RequestHead, value: bytes) -> None:
+    """The caller's credentials are for the proxy to check and not for the model to see."""
+    if head.authorization is not None:
+        raise WireError(400, "Authorization is given twice")
+    head.authorization = value
+
+
+def _rule_request_id(head: RequestHead, value: bytes) -> None:
+    if REQUEST_ID_FORM.fullmatch(value):
+        head.request_id = value
+
+
+def _rule_timeout(head: RequestHead, value: bytes) -> None:
+    if not SECONDS_FORM.fullmatch(value) or not float(value):
+        raise WireError(400, "x-nimway-timeout: expected seconds")
+    head.timeout_s = float(value)
+
+
+def _rule_content_type(head: ResponseHead, value: bytes) -> None:
+    if value[:17].lower() == b"text/event-stream":
+        head.event_stream = True
+    head.fields += (b"Content-Type", b": ", value, CRLF)
+
+
+def _rule_drop(head: Head, value: bytes) -> None:
+    """RFC 9110 section 7.6.1: the field is about one hop only, or is set anew by us."""
+
+
+_HOP_BY_HOP: dict[bytes, Callable[[Any, bytes], None]] = {
+    b"connection": _rule_connection,
+    b"content-length": _rule_content_length,
+    b"transfer-encoding": _rule_transfer_encoding,
+    **dict.fromkeys(
+        (b"keep-alive", b"proxy-connection", b"te", b"upgrade", b"http2-settings"), _rule_drop
+    ),
+}
+
+RequestHead.rules = {
+    **_HOP_BY_HOP,
+    b"host": _rule_host,
+    b"expect": _rule_expect,
+    b"authorization": _rule_authorization,
+    b"proxy-authorization": _rule_drop,
+    b"trailer": _rule_drop,
+    b"x-request-id": _rule_request_id,
+    b"x-nimway-timeout": _rule_timeout,
+}
+
+ResponseHead.rules = {
+    **_HOP_BY_HOP,
+    b"content-type": _rule_content_type,
+    b"proxy-authenticate": _rule_drop,
+    b"x-request-id": _rule_drop,
+}
+
+
+def build_request(
+    head: RequestHead, path: bytes, authority: bytes, length: int, authorization: bytes | None
+) -> bytes:
+    """Return the head for the model server; `path` is the allow-list's, without a query."""
+    fields = head.fields
+    extra = b"" if authorization is None else b"Authorization: %b\r\n" % authorization
+    return b"".join(
+        (
+            b"%b %b%b HTTP/1.1\r\nHost: %b\r\n" % (head.method, path, head.query, authority),
+            *fields,
+            extra,
+            b"Content-Length: %d\r\nX-Request-Id: %b\r\n\r\n" % (length, head.request_id),
+        )
+    )
+
+
+def build_response(head: ResponseHead, request_id: bytes, framing: bytes) -> bytes:
+    """Return the head for the client; `framing` holds whole lines: length or coding, connection."""
+    return b"".join(
+        (
+            b"HTTP/1.1 ",
+            head.line[9:],
+            CRLF,
+            *head.fields,
+            framing,
+            b"X-Request-Id: ",
+            request_id,
+            HEAD_END,
+        )
+    )
+
+
+class Dechunker:
+    """Takes the chunked coding off a body (RFC 9112 section 7.1), piece by piece as it comes.
+
+    `done` is set after the last chunk and its trailers; then `trailers` holds the trailer lines,
+    each with its CRLF, and `rest` what came behind the message.
+    """
+
+    __slots__ = ("_carry", "_in_trailers", "_left", "done", "rest", "trailers")
+
+    def __init__(self) -> None:
+        self._left = -1  # bytes of the current chunk with its CRLF still to come; -1: a size line
+        self._carry = b""
+        self._in_trailers = False
+        self.done = False
+        self.trailers = b""
+        self.rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the pieces of the body in `data`, one for each chunk or part of a chunk.
+
+        Raises:
+            WireError: a chunk that a second parser could read otherwise.
+        """
+        if self._carry:
+            data = self._carry + data
+            self._carry = b""
+        pieces: list[bytes] = []
+        at = 0
+        size = len(data)
+        while at < size and not self.done:
+            if self._in_trailers:
+                self._read_trailers(data, at)
+                break
+            if self._left < 0:
+                at = self._read_size_line(data, at)
+            else:
+                at = self._read_chunk(data, at, pieces)
+        return pieces
+
+    def _read_size_line(self, data: bytes, at: int) -> int:
+        end = data.find(CRLF, at, at + CHUNK_LINE_BYTES_MAX)
+        if end < 0:
+            if len(data) - at >= CHUNK_LINE_BYTES_MAX or BARE_LF.search(data, at):
+                raise WireError(400, "malformed chunk size")
+            self._carry = data[at:]
+            return len(data)
+        match = CHUNK_LINE_FORM.fullmatch(data, at, end)
+        if match is None:
+            raise WireError(400, "malformed chunk size")
+        length = int(match[1], 16)
+        self._in_trailers = length == 0
+        self._left = length + 2
+        return end + 2
+
+    def _read_chunk(self, data: bytes, at: int, pieces: list[bytes]) -> int:
+        """Take what `data` holds of the chunk; the CRLF behind it counts as its last two bytes."""
+        left = self._left
+        available = len(data) - at
+        if available >= left:
+            end = at + left - 2
+            if data[end : end + 2] != CRLF:
+                raise WireError(400, "a chunk does not end where it says")
+            if left > 2:  # noqa: PLR2004 # the CRLF alone
+                pieces.append(data[at:end])
+            self._left = -1
+            return end + 2
+        if available > left - 2:  # the CR is here, the LF is not: decide when both are
+            if left > 2:  # noqa: PLR2004 # the CRLF alone
+                pieces.append(data[at : at + left - 2])
+            self._left = 2
+            self._carry = data[at + left - 2 :]
+            if self._carry != b"\r":
+                raise WireError(400, "a chunk does not end where it says")
+            return len(data)
+        pieces.append(data[at:])
+        self._left = left - available
+        return len(data)
+
+    def _read_trailers(self, data: bytes, at: int) -> None:
+        if data.startswith(CRLF, at):
+            end = at
+        else:
+            end = data.find(HEAD_END, at, at + TRAILER_BYTES_MAX)
+            if end < 0:
+                if len(data) - at >= TRAILER_BYTES_MAX or BARE_LF.search(data, at):
+                    raise WireError(400, "malformed trailers")
+                self._carry = data[at:]
+                return
+            end += 2
+        if not TRAILER_FORM.fullmatch(data, at, end):
+            raise WireError(400, "malformed trailers")
+        self.trailers = _safe_trailers(data[at:end])
+        self.rest = data[end + 2 :]
+        self.done = True
+
+
+def _safe_trailers(lines: bytes) -> bytes:
+    """RFC 9110 section 6.5.1: framing and routing are never read from a trailer, so drop them."""
+    if not lines:
+        return b""
+    kept = (
+        line
+        for line in lines.split(CRLF)[:-1]
+        if line.partition(b":")[0].lower() not in _FORBIDDEN_TRAILERS
+    )
+    return b"".join(line + CRLF for line in kept)
