@@ -4,15 +4,20 @@
 `Cluster.sandbox` is None. Registered as a plugin in tests/conftest.py.
 """
 
+import json
 import os
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
 from nimway.sandbox import binaries, launcher
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,34 @@ class Cluster:
         if check and done.returncode != 0:
             raise AssertionError(f"kubectl {' '.join(arguments)}: {done.stderr}")
         return done.stdout if check else done.stdout + done.stderr
+
+    def apply(self, namespace: str, *manifests: dict[str, Any]) -> None:
+        """Apply manifests (dictionaries) in a namespace."""
+        document = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(manifests)})
+        self.kubectl("apply", "-n", namespace, "-f", "-", stdin=document)
+
+    def get(self, namespace: str, kind: str, name: str) -> dict[str, Any] | None:
+        """Return an object, None when there is none."""
+        text = self.kubectl("get", "-n", namespace, kind, name, "--ignore-not-found", "-o", "json")
+        return json.loads(text) if text.strip() else None
+
+    def items(self, namespace: str, kind: str, *selector: str) -> list[dict[str, Any]]:
+        """Return the objects of a kind."""
+        listed = json.loads(self.kubectl("get", "-n", namespace, kind, *selector, "-o", "json"))
+        return list(listed["items"])
+
+
+def eventually(probe: Callable[[], T | None], what: str, *, timeout_s: float = 30.0) -> T:
+    """Ask until `probe` returns something true, and return that; fail with `what` at the end.
+
+    Each question to a cluster takes a kubectl's time, so there is no pause in between.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        if answer := probe():
+            return answer
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not in {timeout_s:g} s: {what}")
 
 
 @pytest.fixture(scope="session")

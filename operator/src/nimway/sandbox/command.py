@@ -131,10 +131,27 @@ def down(name: str) -> None:
     click.echo(f"sandbox {name} is gone")
 
 
-@sandbox.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+# Everything from the first word on is kubectl's, its own `--` included.
+_PASS_ON = {
+    "ignore_unknown_options": True,
+    "allow_interspersed_args": False,
+    "help_option_names": [],
+}
+
+
+@sandbox.command(context_settings=_PASS_ON)
 @_name
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @_sentences
 def kubectl(name: str, arguments: tuple[str, ...]) -> None:
     """Run kubectl against a sandbox (give --name first)."""
     sys.exit(launcher.run_kubectl(launcher.attach(name), arguments))
+
+
+@sandbox.command(context_settings=_PASS_ON)
+@_name
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="POD [-n NAMESPACE] [-f]")
+@_sentences
+def logs(name: str, arguments: tuple[str, ...]) -> None:
+    """Print a pod's output, as kubectl logs does (give --name first)."""
+    sys.exit(launcher.run_kubectl(launcher.attach(name), ["logs", *arguments]))

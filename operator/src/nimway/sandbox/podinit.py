@@ -153,13 +153,14 @@ def _become(request: dict[str, Any], report: int) -> NoReturn:
     """Mount the container's volumes and execute its program; this returns to nobody."""
     try:
         os.setsid()
+        # Opened first: a volume may be mounted over the folder in which the log lies.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        log = os.open(request.get("log") or os.devnull, flags, 0o644)
         if request["op"] == "start":
             namespaces.unshare(namespaces.NEW_MOUNT)
             namespaces.mount("none", "/", None, namespaces.MS_REC | namespaces.MS_PRIVATE)
             rootfs.mount_proc("/proc")
             _mount_all(request["mounts"], request["keep"])
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        log = os.open(request.get("log") or os.devnull, flags, 0o644)
         empty = os.open(os.devnull, os.O_RDONLY)
         for source, target in ((empty, 0), (log, 1), (log, 2)):
             os.dup2(source, target)
