@@ -4,20 +4,20 @@ from typing import Any
 
 import pytest
 
-from tests.sdk.names import EMBEDDER, LLAMA
+from tests.sdk.names import EMBEDDER, LLAMA, Inference
 from tests.support.sdk import installed
 
 pytestmark = pytest.mark.timeout(600)  # the first run installs the SDK
 
 
 @pytest.fixture(scope="session")
-def nemo(inference_base_url: str) -> Any:
+def nemo(inference: Inference) -> Any:
     """What each step of use_nemo.py brought."""
-    return installed("nemo").run("use_nemo.py", inference_base_url, LLAMA, EMBEDDER)
+    return installed("nemo").run("use_nemo.py", inference.base_url, LLAMA, EMBEDDER)
 
 
-def test_models_are_listed(nemo: Any) -> None:
-    assert nemo["models"] == [LLAMA, EMBEDDER]
+def test_models_are_listed(nemo: Any, inference: Inference) -> None:
+    assert nemo["models"] == inference.models
 
 
 def test_the_documented_completion_works_as_written(nemo: Any) -> None:

@@ -4,20 +4,20 @@ from typing import Any
 
 import pytest
 
-from tests.sdk.names import EMBEDDER, LLAMA
+from tests.sdk.names import EMBEDDER, LLAMA, Inference
 from tests.support.sdk import installed
 
 pytestmark = pytest.mark.timeout(600)  # the first run installs the SDKs
 
 
 @pytest.fixture(scope="session", params=["openai1", "openai3"])
-def openai(request: pytest.FixtureRequest, inference_base_url: str) -> Any:
+def openai(request: pytest.FixtureRequest, inference: Inference) -> Any:
     """What each step of use_openai.py brought, with either SDK."""
-    return installed(request.param).run("use_openai.py", inference_base_url, LLAMA, EMBEDDER)
+    return installed(request.param).run("use_openai.py", inference.base_url, LLAMA, EMBEDDER)
 
 
-def test_models_are_listed_with_all_their_fields(openai: Any) -> None:
-    assert [model["id"] for model in openai["models"]] == [LLAMA, EMBEDDER]
+def test_models_are_listed_with_all_their_fields(openai: Any, inference: Inference) -> None:
+    assert [model["id"] for model in openai["models"]] == inference.models
     assert {model["object"] for model in openai["models"]} == {"model"}
     assert all(model["created"] > 1_600_000_000 and model["by"] for model in openai["models"])
 

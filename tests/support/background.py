@@ -7,6 +7,8 @@ from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import TypeVar
 
+import uvloop
+
 T = TypeVar("T")
 
 
@@ -23,7 +25,7 @@ def in_background(manager: AbstractAsyncContextManager[T]) -> Iterator[T]:
 
     def run() -> None:
         try:
-            asyncio.run(hold())
+            uvloop.run(hold())
         except BaseException as error:
             if entered.done():
                 raise

@@ -115,6 +115,20 @@ def wrong_limit() -> Any:
     return client(max_retries=0).completions.create(model=LLAMA, prompt="x", max_tokens=0)
 
 
+def not_ready() -> Any:
+    return client(max_retries=0).completions.create(model="meta/not-ready", prompt="x")
+
+
+def broken_answer() -> Any:
+    """Ask with the SDK's own retries, for a request that its model runs and never answers."""
+    return client().completions.create(model=LLAMA, prompt="x")
+
+
+def broken_stream() -> int:
+    stream = client(strict=False).completions.create(model=LLAMA, prompt="x", stream=True)
+    return len(list(stream))
+
+
 STEPS: list[Callable[[], Any]] = [
     models,
     model,
@@ -129,6 +143,15 @@ STEPS: list[Callable[[], Any]] = [
     wrong_model,
     wrong_limit,
 ]
+"""What works against a single NIM and through the proxy."""
+
+STEPS_OF_THE_PROXY: list[Callable[[], Any]] = [not_ready, broken_answer, broken_stream]
+"""What only a proxy promises; asked for by name."""
+
+
+def _response(error: Exception) -> Any:
+    """Return the HTTP response an error came from, None if it came from the middle of a stream."""
+    return getattr(error, "response", None)
 
 
 def attempt(step: Callable[[], Any]) -> Any:
@@ -143,10 +166,12 @@ def attempt(step: Callable[[], Any]) -> Any:
             "param": error.param,
             "type": error.type,
             "request_id": getattr(error, "request_id", None),
+            "message": error.message,
+            "headers": dict(response.headers) if (response := _response(error)) else {},
         }
 
 
 if __name__ == "__main__":
     wanted = set(sys.argv[4:])
-    steps = [step for step in STEPS if not wanted or step.__name__ in wanted]
+    steps = [step for step in STEPS_OF_THE_PROXY if step.__name__ in wanted] if wanted else STEPS
     json.dump({step.__name__: attempt(step) for step in steps}, sys.stdout)
