@@ -184,7 +184,7 @@ async def test_a_nim_can_start_refusing() -> None:
 async def test_the_hash_of_the_body_is_of_the_bytes_as_they_came(
     nim: RunningNim, control: httpx.AsyncClient
 ) -> None:
-    raw = b'{"prompt" : "caf\\u00e9 \xc3\xa9",\n "model":"%s" }' % LLAMA.encode()
+    raw = b'{"prompt" : "caf\\u00e9 \xc3\xa9",\n "model":"%s" }\n' % LLAMA.encode()
     async with httpx.AsyncClient(base_url=nim.url) as http:
         answer = await http.post(
             "/v1/completions", content=raw, headers={"Authorization": "Bearer secret"}
