@@ -1,0 +1,132 @@
+"""Carries plans out: the only place where children are written.
+
+Every write checks leadership first, carries what was observed as a precondition, and is followed
+by putting the server's answer into the store, so that the next reconcile does not act on what this
+one already changed. A refused precondition is looked at once more, from a fresh read.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+
+from nimway.control.client import (
+    CREATE_ONLY_VERSION,
+    ConflictError,
+    KubeClient,
+    NotFoundError,
+)
+from nimway.control.election import LeadershipLostError
+from nimway.control.kinds import CLAIM, Kind, Manifest
+from nimway.control.metrics import Metrics
+from nimway.control.plan import Action, Plan, plan, seal
+from nimway.control.resolve import Owner
+from nimway.control.store import Store
+
+_log = logging.getLogger(__name__)
+
+
+class NotOursError(Exception):
+    """An object of the name we need exists and was not made for this owner."""
+
+
+class WaitingError(Exception):
+    """A child of this name is on its way out; its successor comes after it."""
+
+
+class Applier:
+    """Applies and deletes children of one owner at a time. `may_write` is asked before each."""
+
+    def __init__(
+        self, client: KubeClient, store: Store, metrics: Metrics, *, may_write: Callable[[], bool]
+    ) -> None:
+        self._client = client
+        self._store = store
+        self._metrics = metrics
+        self._may_write = may_write
+
+    async def apply(self, kind: Kind, desired: Manifest, owner: Owner) -> Manifest:
+        """Make one child as declared and return it as the server holds it.
+
+        Raises:
+            NotOursError: the name is taken.
+            WaitingError: the name becomes free soon.
+            ApiError: the API server refused.
+        """
+        sealed = seal(desired)
+        metadata = desired["metadata"]
+        live = self._store.get(kind, metadata["namespace"], metadata["name"])
+        try:
+            return await self._carry_out(kind, sealed, live, owner)
+        except ConflictError:
+            fresh = await self._read(kind, metadata["namespace"], metadata["name"])
+            return await self._carry_out(kind, sealed, fresh, owner)
+
+    async def prune(self, kept: Iterable[tuple[Kind, Manifest]], owner: Owner) -> None:
+        """Delete the owner's children that are not among `kept`; kept claims stay for ever."""
+        names = {_name(kind, manifest) for kind, manifest in kept}
+        for kind, live in list(self._store.children(owner.uid)):
+            if kind.kind == "Pod" or _name(kind, live) in names:
+                continue
+            if kind == CLAIM and not live["metadata"].get("ownerReferences"):
+                continue
+            await self.delete(kind, live, reason="it is not declared any more")
+
+    async def delete(self, kind: Kind, live: Manifest, *, reason: str) -> None:
+        """Delete the very object that was observed; one that is gone already is fine."""
+        if "deletionTimestamp" in live["metadata"]:
+            return
+        self._check(kind)
+        _log.info("deleting: %s reason=%r", _text(kind, live), reason)
+        try:
+            await self._client.delete(kind, live)
+        except NotFoundError:
+            self._store.remove(kind, live)
+        self._metrics.writes.labels(kind.kind, "delete").inc()
+
+    def _check(self, kind: Kind) -> None:
+        if not self._may_write():
+            raise LeadershipLostError(f"not leader: {kind.kind} is left alone")
+
+    async def _carry_out(
+        self, kind: Kind, sealed: Manifest, live: Manifest | None, owner: Owner
+    ) -> Manifest:
+        step = plan(kind, sealed, live, owner)
+        if step.action is Action.FOREIGN:
+            raise NotOursError(f"{_text(kind, sealed)}: {step.reason}")
+        if step.action is Action.WAIT:
+            raise WaitingError(f"{_text(kind, sealed)}: {step.reason}")
+        if live is not None and step.action is Action.NONE:
+            return live
+        return await self._write(kind, sealed, live, step)
+
+    async def _write(
+        self, kind: Kind, sealed: Manifest, live: Manifest | None, step: Plan
+    ) -> Manifest:
+        if live is None:
+            fence = {"resourceVersion": CREATE_ONLY_VERSION}
+        else:
+            observed = live["metadata"]
+            fence = {"uid": observed["uid"], "resourceVersion": observed["resourceVersion"]}
+        self._check(kind)
+        _log.info("applying: %s reason=%r", _text(kind, sealed), step.reason)
+        manifest = {**sealed, "metadata": {**sealed["metadata"], **fence}}
+        answer = await self._client.apply(kind, manifest)
+        self._metrics.writes.labels(kind.kind, step.action.value).inc()
+        self._store.put(kind, answer)
+        return answer
+
+    async def _read(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
+        try:
+            fresh = await self._client.get(kind, namespace, name)
+        except NotFoundError:
+            return None
+        self._store.put(kind, fresh)
+        return fresh
+
+
+def _name(kind: Kind, manifest: Manifest) -> tuple[str, str, str]:
+    metadata = manifest["metadata"]
+    return kind.kind, metadata["namespace"], metadata["name"]
+
+
+def _text(kind: Kind, manifest: Manifest) -> str:
+    return "{} {}/{}".format(*_name(kind, manifest))

@@ -1,0 +1,44 @@
+"""What the reconcilers share: one bundle of parts, built once by the runtime."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from nimway.control.apply import Applier
+from nimway.control.backchannel import BackChannel
+from nimway.control.book import RouteBook
+from nimway.control.client import KubeClient
+from nimway.control.kinds import MODEL, PROXY, Ref
+from nimway.control.metrics import Metrics
+from nimway.control.report import Reporter
+from nimway.control.settings import Settings
+from nimway.control.store import Store
+from nimway.control.workqueue import Workers
+
+STATUS_DELAY_S = 0.1
+"""How long reports of progress wait for more of them: fewer writes, still far below 2 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Parts by role; `clock` is monotonic seconds."""
+
+    settings: Settings
+    client: KubeClient
+    store: Store
+    book: RouteBook
+    applier: Applier
+    reporter: Reporter
+    channel: BackChannel
+    workers: Workers[Ref]
+    metrics: Metrics
+    clock: Callable[[], float]
+
+    def mark_models(self, keys: set[str]) -> None:
+        """Have the status of these models, given as `namespace/name`, looked at soon."""
+        for key in keys:
+            namespace, _, name = key.partition("/")
+            self.workers.mark(Ref(MODEL.kind, namespace, name), delay_s=STATUS_DELAY_S)
+
+    def proxy_keys(self) -> list[str]:
+        """Return `namespace/name` of every NIMProxy that exists."""
+        return [f"{ref.namespace}/{ref.name}" for ref in self.store.refs(PROXY)]

@@ -1,0 +1,161 @@
+"""All children of a NIMModel: Deployment, Service, disruption budget, and the claim it may ask for.
+
+The Deployment's pods are frozen: they change only when the user's intent for them did. A newer
+operator that would render the same intent differently leaves a running model alone.
+"""
+
+from nimway.api.nimmodel import Rollout
+from nimway.control import fields
+from nimway.control.desired import names
+from nimway.control.desired.metadata import child, given, metadata
+from nimway.control.desired.pod import build_template
+from nimway.control.desired.quantity import canonical
+from nimway.control.kinds import CLAIM, DEPLOYMENT, DISRUPTION_BUDGET, SERVICE, Kind, Manifest
+from nimway.control.resolve import ResolvedModel, content_hash
+from nimway.routes import HTTP_PORT_NAME
+
+INTENT_ANNOTATION = "nimway.dev/intent"
+TEMPLATE_ANNOTATION = "nimway.dev/template"
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+
+SCHEDULING_S = 1800
+"""What a pod may wait for a node and its image before the startup budget begins."""
+
+REVISIONS_KEPT = 3
+ROLLOUT = Rollout.model_validate({})
+"""The rollout where the user says nothing."""
+
+
+def build_model(model: ResolvedModel, live: Manifest | None) -> list[tuple[Kind, Manifest]]:
+    """Return all children in the order in which they are applied; `live` is the Deployment."""
+    children = [(DEPLOYMENT, build_deployment(model, live))]
+    claim = build_claim(model)
+    if claim is not None:
+        children.append((CLAIM, claim))
+    children.append((SERVICE, build_service(model)))
+    children.append((DISRUPTION_BUDGET, build_budget(model)))
+    return children
+
+
+def build_deployment(model: ResolvedModel, live: Manifest | None) -> Manifest:
+    """Return the Deployment, with the live pod template where it is still what the user wants."""
+    owner, spec = model.owner, model.spec
+    template = build_template(model)
+    held = frozen_template(model.intent, live)
+    if held is not None:
+        template = held
+    rollout = spec.rollout or ROLLOUT
+    meta = metadata(
+        owner,
+        names.slug(owner.name),
+        user_labels={
+            **(spec.labels or {}),
+            **({QUEUE_LABEL: spec.queue_name} if spec.queue_name else {}),
+        },
+        annotations={
+            INTENT_ANNOTATION: model.intent,
+            TEMPLATE_ANNOTATION: content_hash(template),
+        },
+    )
+    return child(
+        DEPLOYMENT,
+        meta,
+        spec={
+            "replicas": spec.replicas,
+            "progressDeadlineSeconds": spec.startup_timeout_seconds + SCHEDULING_S,
+            "revisionHistoryLimit": REVISIONS_KEPT,
+            "selector": {"matchLabels": _selector(model)},
+            "strategy": {
+                "type": "RollingUpdate",
+                "rollingUpdate": {
+                    "maxSurge": rollout.max_surge,
+                    "maxUnavailable": rollout.max_unavailable,
+                },
+            },
+            "template": template,
+        },
+    )
+
+
+def frozen_template(intent: str, live: Manifest | None) -> Manifest | None:
+    """Return the template that was once rendered for this same intent, if it is still untouched."""
+    if live is None:
+        return None
+    annotations = live["metadata"].get("annotations", {})
+    ours = fields.owned_fields(live)
+    if ours is None or annotations.get(INTENT_ANNOTATION) != intent:
+        return None
+    node = fields.node_at(ours, "spec", "template")
+    if node is None:
+        return None
+    held: Manifest = fields.extract(live["spec"]["template"], node)
+    return held if content_hash(held) == annotations.get(TEMPLATE_ANNOTATION) else None
+
+
+def build_service(model: ResolvedModel) -> Manifest:
+    """Return the Service; a NIM Proxy finds it by its label as well."""
+    owner, spec = model.owner, model.spec
+    extra = spec.service
+    meta = metadata(
+        owner,
+        names.slug(owner.name),
+        user_labels={**(spec.labels or {}), **((extra.labels if extra else None) or {})},
+        annotations=extra.annotations if extra else None,
+    )
+    meta["labels"][names.NIM_TYPE_LABEL] = "inference"
+    return child(
+        SERVICE,
+        meta,
+        spec={
+            "type": "ClusterIP",
+            "selector": _selector(model),
+            "ports": [
+                {
+                    "name": HTTP_PORT_NAME,
+                    "port": spec.port,
+                    "protocol": "TCP",
+                    "targetPort": HTTP_PORT_NAME,
+                }
+            ],
+        },
+    )
+
+
+def build_budget(model: ResolvedModel) -> Manifest:
+    """Return the PodDisruptionBudget: one pod at a time, unready ones freely."""
+    return child(
+        DISRUPTION_BUDGET,
+        metadata(model.owner, names.slug(model.owner.name), user_labels=model.spec.labels),
+        spec={
+            "maxUnavailable": 1,
+            "selector": {"matchLabels": _selector(model)},
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        },
+    )
+
+
+def build_claim(model: ResolvedModel) -> Manifest | None:
+    """Return the claim to create, None if none is wanted; it outlives the model unless `Delete`."""
+    wanted = model.spec.storage.pvc if model.spec.storage else None
+    if wanted is None or wanted.size is None:
+        return None
+    meta = metadata(
+        model.owner,
+        names.claim_name(model.owner.name),
+        component=names.STORE_COMPONENT,
+        user_labels=model.spec.labels,
+        owned=wanted.reclaim == "Delete",
+    )
+    return child(
+        CLAIM,
+        meta,
+        spec={
+            "accessModes": [wanted.access_mode or "ReadWriteOnce"],
+            "resources": {"requests": {"storage": canonical(wanted.size)}},
+            **given(storageClassName=wanted.storage_class_name),
+        },
+    )
+
+
+def _selector(model: ResolvedModel) -> dict[str, str]:
+    return names.selector_labels(names.MODEL_COMPONENT, model.owner.name)

@@ -1,0 +1,122 @@
+"""Why a Deployment's pods do not serve, in words a user can act on. Pure.
+
+The reasons come from what Kubernetes itself says of the pods: the scheduler's message, the
+kubelet's waiting reasons, the last exit. Of several pods the one whose trouble needs a person
+soonest speaks for all.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from nimway.api.status import Reason
+from nimway.control.facts import DeploymentFacts, PodFacts
+
+MESSAGE_CHARS_MAX = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """A reason with its message; `stalled` if waiting longer will not help."""
+
+    reason: Reason
+    message: str
+    stalled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What the messages need of the spec; `single_node_claim` if only one node can mount it."""
+
+    gpus: int = 0
+    gpu_resource: str = ""
+    single_node_claim: bool = False
+
+
+_SEVERITY = (
+    Reason.IMAGE_PULL_FAILED,
+    Reason.SECRET_NOT_FOUND,
+    Reason.CONTAINER_CONFIG_ERROR,
+    Reason.CRASH_LOOP,
+    Reason.PVC_PENDING,
+    Reason.WAITING_FOR_GPU,
+    Reason.UNSCHEDULABLE,
+    Reason.LOADING_WEIGHTS,
+    Reason.PROGRESSING,
+)
+_IMAGE = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
+_CONFIG = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+_CRASH = frozenset({"CrashLoopBackOff", "Terminated"})
+_PATIENT = frozenset(
+    {
+        Reason.WAITING_FOR_GPU,
+        Reason.UNSCHEDULABLE,
+        Reason.PVC_PENDING,
+        Reason.IMAGE_PULL_FAILED,
+        Reason.QUOTA_EXCEEDED,
+        Reason.PROGRESSING,
+    }
+)
+"""Never stalled: what they wait for may come at any time, and costs no GPU meanwhile."""
+
+_SECRET = re.compile(r'secret "[^"]+" not found')
+
+
+def diagnose(
+    deployment: DeploymentFacts, pods: Iterable[PodFacts], workload: Workload
+) -> Diagnosis:
+    """Say what the pods that do not serve wait for."""
+    if deployment.failure:
+        quota = "exceeded quota" in deployment.failure
+        reason = Reason.QUOTA_EXCEEDED if quota else Reason.PROGRESSING
+        return Diagnosis(reason, _cut(deployment.failure))
+    found = [_pod(pod, workload) for pod in pods if not pod.deleting and not pod.ready]
+    if not found:
+        return Diagnosis(Reason.PROGRESSING, "waiting for the pods to be created")
+    worst = min(found, key=lambda each: _SEVERITY.index(each.reason))
+    if deployment.deadline_exceeded and worst.reason not in _PATIENT:
+        reason = Reason.STARTUP_TIMEOUT if worst.reason is Reason.LOADING_WEIGHTS else worst.reason
+        text = f"not ready within startupTimeoutSeconds; {worst.message}"
+        return Diagnosis(reason, _cut(text), stalled=True)
+    return worst
+
+
+def _pod(pod: PodFacts, workload: Workload) -> Diagnosis:
+    text = _cut(pod.message or pod.reason)
+    if not pod.scheduled:
+        return _unscheduled(pod, workload)
+    if pod.reason in _IMAGE:
+        return Diagnosis(Reason.IMAGE_PULL_FAILED, text)
+    if pod.reason in _CONFIG:
+        missing = _SECRET.search(pod.message)
+        reason = Reason.SECRET_NOT_FOUND if missing else Reason.CONTAINER_CONFIG_ERROR
+        return Diagnosis(reason, text)
+    if pod.reason in _CRASH:
+        return Diagnosis(
+            Reason.CRASH_LOOP, f"pod {pod.name} restarted {pod.restarts} times: {text}"
+        )
+    if pod.running:
+        return Diagnosis(Reason.LOADING_WEIGHTS, f"pod {pod.name} runs and is not ready yet")
+    if workload.single_node_claim:
+        return Diagnosis(
+            Reason.PVC_PENDING,
+            f"pod {pod.name} waits for the claim, which only pods of one node can mount: "
+            "several replicas need accessMode ReadWriteMany",
+        )
+    return Diagnosis(Reason.PROGRESSING, f"pod {pod.name} is being created: pulling its image")
+
+
+def _unscheduled(pod: PodFacts, workload: Workload) -> Diagnosis:
+    if not pod.reason:
+        return Diagnosis(Reason.PROGRESSING, f"pod {pod.name} waits for the scheduler")
+    said = _cut(pod.message.partition(" preemption:")[0].rstrip(". "))
+    if "persistentvolumeclaim" in said.lower():
+        return Diagnosis(Reason.PVC_PENDING, said)
+    if workload.gpus and f"Insufficient {workload.gpu_resource}" in said:
+        need = f"needs {workload.gpus} {workload.gpu_resource} on one node"
+        return Diagnosis(Reason.WAITING_FOR_GPU, f"{need}; {said}")
+    return Diagnosis(Reason.UNSCHEDULABLE, said or pod.reason)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MESSAGE_CHARS_MAX else f"{text[:MESSAGE_CHARS_MAX]}…"

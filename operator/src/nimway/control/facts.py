@@ -1,0 +1,131 @@
+"""What live objects say, reduced to the facts that conditions are made of. Pure."""
+
+from dataclasses import dataclass
+
+from nimway.control.kinds import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentFacts:
+    """A Deployment's progress; `observed` tells whether its controller saw the current spec."""
+
+    observed: bool
+    wanted: int
+    replicas: int
+    updated: int
+    ready: int
+    available: int
+    failure: str
+    deadline_exceeded: bool
+
+    @property
+    def settled(self) -> bool:
+        """Whether every pod is a current one and available, and no other is left."""
+        return (
+            self.observed
+            and self.updated == self.replicas == self.wanted
+            and self.available == self.wanted
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PodFacts:
+    """Why a pod does not serve: `reason` and `message` in the words of Kubernetes."""
+
+    name: str
+    uid: str
+    address: str
+    ready: bool
+    deleting: bool
+    scheduled: bool
+    running: bool
+    reason: str
+    message: str
+    restarts: int
+
+
+NO_DEPLOYMENT = DeploymentFacts(
+    observed=False,
+    wanted=0,
+    replicas=0,
+    updated=0,
+    ready=0,
+    available=0,
+    failure="",
+    deadline_exceeded=False,
+)
+
+
+def deployment_facts(live: Manifest | None) -> DeploymentFacts:
+    """Read a Deployment (apps/v1, DeploymentStatus)."""
+    if live is None:
+        return NO_DEPLOYMENT
+    status = live.get("status", {})
+    conditions = {each["type"]: each for each in status.get("conditions", ())}
+    failure = conditions.get("ReplicaFailure", {})
+    progressing = conditions.get("Progressing", {})
+    return DeploymentFacts(
+        observed=status.get("observedGeneration", 0) >= live["metadata"].get("generation", 0),
+        wanted=live.get("spec", {}).get("replicas", 1),
+        replicas=status.get("replicas", 0),
+        updated=status.get("updatedReplicas", 0),
+        ready=status.get("readyReplicas", 0),
+        available=status.get("availableReplicas", 0),
+        failure=failure.get("message", "") if failure.get("status") == "True" else "",
+        deadline_exceeded=progressing.get("reason") == "ProgressDeadlineExceeded",
+    )
+
+
+def pod_facts(live: Manifest) -> PodFacts:
+    """Read a pod (core/v1, PodStatus)."""
+    metadata, status = live["metadata"], live.get("status", {})
+    conditions = {each["type"]: each for each in status.get("conditions", ())}
+    scheduled = conditions.get("PodScheduled", {})
+    containers = [
+        *status.get("initContainerStatuses", ()),
+        *status.get("containerStatuses", ()),
+    ]
+    reason, message = _trouble(containers)
+    if scheduled.get("status") == "False":
+        reason, message = scheduled.get("reason", ""), scheduled.get("message", "")
+    return PodFacts(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        address=status.get("podIP", ""),
+        ready=conditions.get("Ready", {}).get("status") == "True",
+        deleting="deletionTimestamp" in metadata,
+        scheduled=scheduled.get("status") == "True",
+        running=any("running" in each.get("state", {}) for each in containers),
+        reason=reason,
+        message=message,
+        restarts=sum(each.get("restartCount", 0) for each in containers),
+    )
+
+
+_UNTROUBLED = frozenset({"ContainerCreating", "PodInitializing", ""})
+
+
+def _trouble(containers: list[Manifest]) -> tuple[str, str]:
+    for each in containers:
+        state = each.get("state", {})
+        waiting = state.get("waiting", {})
+        if waiting.get("reason", "") not in _UNTROUBLED:
+            return waiting["reason"], waiting.get("message", "") + _last_exit(each)
+        terminated = state.get("terminated", {})
+        if terminated.get("exitCode", 0) != 0:
+            return "Terminated", _exit_text(terminated)
+    return "", ""
+
+
+def _last_exit(container: Manifest) -> str:
+    last = container.get("lastState", {}).get("terminated")
+    return f"; {_exit_text(last)}" if last else ""
+
+
+def _exit_text(terminated: Manifest) -> str:
+    text = f"last exit: code {terminated.get('exitCode')}"
+    if terminated.get("reason") and terminated["reason"] not in {"Error", "Completed"}:
+        text += f", {terminated['reason']}"
+    if terminated.get("message"):
+        text += f", {terminated['message'].strip()[-300:]}"
+    return text

@@ -1,0 +1,142 @@
+"""Reconciles one NIMModel: observe, resolve, desired, apply, report."""
+
+from dataclasses import dataclass
+
+from nimway.api.status import ConditionType
+from nimway.control import conditions
+from nimway.control.conditions import ModelFacts, Problem, RouteView
+from nimway.control.context import STATUS_DELAY_S, Context
+from nimway.control.desired import names
+from nimway.control.desired.model import build_model
+from nimway.control.diagnosis import Workload, diagnose
+from nimway.control.facts import deployment_facts, pod_facts
+from nimway.control.kinds import DEPLOYMENT, MODEL, POD, Manifest, Ref
+from nimway.control.problems import REPORTED, outcome_of
+from nimway.control.resolve import ResolvedModel, resolve_model
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What became of the children: the Deployment as the server holds it, or a problem."""
+
+    deployment: Manifest | None
+    is_new: bool
+    problem: Problem | None = None
+    retry: Exception | None = None
+
+
+class ModelReconciler:
+    """Makes a NIMModel's children and status follow its spec."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def reconcile(self, ref: Ref) -> None:
+        """Do it once.
+
+        Raises:
+            Exception: it has to be tried again; what its user should know is reported.
+        """
+        live = self._context.store.get(MODEL, ref.namespace, ref.name)
+        if live is None or "deletionTimestamp" in live["metadata"]:
+            return  # the garbage collector takes the children, the proxies drop the route
+        model: ResolvedModel | None = None
+        try:
+            model = resolve_model(live)
+            applied = await self._apply(model)
+        except REPORTED as error:
+            outcome = outcome_of(error)
+            deployment = self._context.store.get(DEPLOYMENT, ref.namespace, names.slug(ref.name))
+            applied = Applied(deployment, False, outcome.problem, outcome.retry)
+        if applied.is_new:
+            # The pods' first news is a moment away: one status instead of two.
+            self._context.workers.mark(ref, delay_s=STATUS_DELAY_S)
+            return
+        await self._report(live, model, applied)
+        if applied.retry is not None:
+            raise applied.retry
+
+    async def _apply(self, model: ResolvedModel) -> Applied:
+        context, owner = self._context, model.owner
+        live = context.store.get(DEPLOYMENT, owner.namespace, names.slug(owner.name))
+        children = build_model(model, live)
+        deployment = live
+        for kind, manifest in children:
+            answer = await context.applier.apply(kind, manifest, owner)
+            if kind == DEPLOYMENT:
+                deployment = answer
+        await context.applier.prune(children, owner)
+        return Applied(deployment, is_new=live is None)
+
+    async def _report(self, live: Manifest, model: ResolvedModel | None, applied: Applied) -> None:
+        context, metadata = self._context, live["metadata"]
+        key = f"{metadata['namespace']}/{metadata['name']}"
+        view = context.book.view(key, context.proxy_keys(), context.clock())
+        facts = self._facts(live, model, applied, view)
+        previous = live.get("status", {})
+        kept = conditions.verdict_of(previous.get("conditions", ()), ConditionType.ROUTED)
+        verdicts = conditions.model_verdicts(facts, kept)
+        if view.pending and "servedModels" in previous:
+            served = tuple(previous["servedModels"])
+        else:
+            served = view.names
+        if verdicts[ConditionType.ROUTED].status != "True":
+            served = ()
+        status = status_fields(live, model, facts, served)
+        await context.reporter.report(MODEL, live, verdicts, status)
+
+    def _facts(
+        self, live: Manifest, model: ResolvedModel | None, applied: Applied, view: RouteView
+    ) -> ModelFacts:
+        metadata = live["metadata"]
+        deployment = deployment_facts(applied.deployment)
+        pods = [pod_facts(pod) for _, pod in self._context.store.children(metadata["uid"], POD)]
+        return ModelFacts(
+            generation=metadata["generation"],
+            replicas=live.get("spec", {}).get("replicas", 1),
+            deployment=deployment,
+            diagnosis=diagnose(deployment, pods, workload_of(model)),
+            routes=view,
+            problem=applied.problem,
+        )
+
+
+def workload_of(model: ResolvedModel | None) -> Workload:
+    """Return what diagnosing a model's pods needs of its spec."""
+    if model is None:
+        return Workload()
+    spec = model.spec
+    claim = spec.storage.pvc if spec.storage else None
+    single = claim is not None and claim.size is not None and spec.replicas > 1
+    return Workload(
+        gpus=spec.gpus,
+        gpu_resource=spec.gpu_resource,
+        single_node_claim=single
+        and claim is not None
+        and (claim.access_mode or "ReadWriteOnce") in {"ReadWriteOnce", "ReadWriteOncePod"},
+    )
+
+
+def status_fields(
+    live: Manifest, model: ResolvedModel | None, facts: ModelFacts, served: tuple[str, ...]
+) -> Manifest:
+    """Return the status beside conditions; what an invalid spec cannot tell stays as it was."""
+    previous = live.get("status", {})
+    status: Manifest = {
+        "replicas": facts.deployment.replicas,
+        "readyReplicas": facts.deployment.ready,
+        "ready": f"{facts.deployment.ready}/{facts.replicas}",
+    }
+    if model is None:
+        for key in ("selector", "endpoint", "image"):
+            if key in previous:
+                status[key] = previous[key]
+    else:
+        owner, spec = model.owner, model.spec
+        selector = names.selector_labels(names.MODEL_COMPONENT, owner.name)
+        status["selector"] = names.selector_text(selector)
+        status["endpoint"] = f"http://{names.slug(owner.name)}.{owner.namespace}.svc:{spec.port}"
+        status["image"] = spec.image
+    if served:
+        status["servedModels"] = list(served)
+    return status

@@ -1,0 +1,112 @@
+"""From what is seen in the cluster to what has to be reconciled.
+
+Owns the rules "this object changed, so that key is dirty", for watch events and for fresh lists
+alike. It keeps the store and decides no more than who is affected and how soon.
+"""
+
+import logging
+from collections.abc import Callable
+
+from nimway.control.client import KubeClient
+from nimway.control.context import STATUS_DELAY_S
+from nimway.control.kinds import (
+    CHILDREN,
+    MANAGED_SELECTOR,
+    MODEL,
+    OWNERS,
+    POD,
+    PROXY,
+    Kind,
+    Manifest,
+    Ref,
+)
+from nimway.control.settings import Settings
+from nimway.control.store import Change, Store, ref_of
+from nimway.control.workqueue import Workers
+
+RESYNC_SPREAD_S = 15.0
+"""After a resync all keys are looked at over this time, so that nobody has to wait behind them."""
+
+_log = logging.getLogger(__name__)
+
+
+class Observer:
+    """Feeds the store and marks keys."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        client: KubeClient,
+        store: Store,
+        workers: Workers[Ref],
+        *,
+        clock: Callable[[], float],
+    ) -> None:
+        self._settings = settings
+        self._client = client
+        self._store = store
+        self._workers = workers
+        self._clock = clock
+        self.last_event_s: float = clock()
+        self.last_resync_s: float | None = None
+
+    def seen(self, kind: Kind, event: str | None, manifest: Manifest) -> None:
+        """Take in one watch event (`event` is None while a watch lists)."""
+        self.last_event_s = self._clock()
+        ref = ref_of(kind, manifest)
+        before = self._store.owner_uid(ref)
+        if event == "DELETED":
+            change = Change.CONTENT if self._store.remove(kind, manifest) else Change.NONE
+        else:
+            change = self._store.put(kind, manifest)
+        if change is not Change.NONE:
+            self._mark(kind, ref, {before, self._store.owner_uid(ref)}, change)
+
+    async def resync(self, jitter: Callable[[], float]) -> None:
+        """List everything afresh, drop ghosts, and mark every key.
+
+        Raises:
+            ApiError: a list failed; what was listed before it is taken over.
+        """
+        scope = self._settings.namespaces
+        # Children first: an owner that is created meanwhile must not look absent.
+        for kind in (*CHILDREN, POD, *OWNERS):
+            await self._list(kind, scope)
+        first = self.last_resync_s is None
+        self.last_resync_s = self._clock()
+        for ref in (*self._store.refs(PROXY), *self._store.refs(MODEL)):
+            self._workers.mark(ref, delay_s=0.0 if first else jitter() * RESYNC_SPREAD_S)
+
+    async def _list(self, kind: Kind, scope: frozenset[str] | None) -> None:
+        namespaces: list[str | None] = [None] if scope is None else [*sorted(scope)]
+        selector = "" if kind in OWNERS else MANAGED_SELECTOR
+        for namespace in namespaces:
+            seen: set[Ref] = set()
+            version = "0"
+            async for page, listed in self._client.pages(kind, namespace, selector=selector):
+                version = listed
+                for manifest in page:
+                    ref = ref_of(kind, manifest)
+                    seen.add(ref)
+                    before = self._store.owner_uid(ref)
+                    change = self._store.put(kind, manifest)
+                    if change is not Change.NONE:
+                        self._mark(kind, ref, {before, self._store.owner_uid(ref)}, change)
+            where = None if namespace is None else frozenset({namespace})
+            for ref, owner in self._store.prune(kind, where, seen, version):
+                _log.info("forgetting: %s reason='not in a fresh list'", ref)
+                self._mark(kind, ref, {owner}, Change.CONTENT)
+
+    def _mark(self, kind: Kind, ref: Ref, owners: set[str], change: Change) -> None:
+        at_once = change is Change.CONTENT and kind != POD
+        delay_s = 0.0 if at_once else STATUS_DELAY_S
+        if kind in OWNERS:
+            self._workers.mark(ref, delay_s=delay_s)
+            if kind == MODEL and at_once:
+                for proxy in self._store.refs(PROXY):
+                    self._workers.mark(proxy)
+            return
+        for uid in owners:
+            owner = self._store.owner_of(uid) if uid else None
+            if owner is not None:
+                self._workers.mark(owner, delay_s=delay_s)

@@ -1,0 +1,83 @@
+"""What to do about one child: nothing, create it, apply it again, wait for it, or leave it alone.
+
+Pure. An ordered list of checks, each with a reason: the reason goes into the log, and where it is
+not ours to change into a condition.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from nimway.control import fields
+from nimway.control.desired import names
+from nimway.control.kinds import CLAIM, Kind, Manifest
+from nimway.control.resolve import Owner, content_hash
+
+APPLIED_ANNOTATION = "nimway.dev/applied"
+"""Hash of the manifest that was applied; a field left out since then changes it."""
+
+
+class Action(Enum):
+    """What to do about a child."""
+
+    NONE = "none"
+    CREATE = "create"
+    APPLY = "apply"
+    WAIT = "wait"
+    FOREIGN = "foreign"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An action and, in words, why."""
+
+    action: Action
+    reason: str
+
+
+def seal(desired: Manifest) -> Manifest:
+    """Return `desired` with the hash of itself as an annotation."""
+    metadata = desired["metadata"]
+    annotations = {**metadata.get("annotations", {}), APPLIED_ANNOTATION: content_hash(desired)}
+    return {**desired, "metadata": {**metadata, "annotations": annotations}}
+
+
+def plan(kind: Kind, sealed: Manifest, live: Manifest | None, owner: Owner) -> Plan:
+    """Compare a sealed manifest with the live object."""
+    if live is None:
+        return Plan(Action.CREATE, "it does not exist")
+    metadata = live["metadata"]
+    if not is_ours(kind, live, owner):
+        if _controller(live) is not None and metadata.get("labels", {}).get(names.OWNER_LABEL):
+            return Plan(Action.WAIT, "it belongs to an older object of this name that is going")
+        return Plan(Action.FOREIGN, "it exists and was not made for this object")
+    if "deletionTimestamp" in metadata:
+        return Plan(Action.WAIT, "it is being deleted")
+    wanted = sealed["metadata"]["annotations"][APPLIED_ANNOTATION]
+    if metadata.get("annotations", {}).get(APPLIED_ANNOTATION) != wanted:
+        return Plan(Action.APPLY, "the declared state changed")
+    ours = fields.owned_fields(live)
+    if ours is None:
+        return Plan(Action.APPLY, "our field ownership is gone")
+    lost = fields.lost_field(sealed, ours)
+    if lost is not None:
+        return Plan(Action.APPLY, f"{lost} was changed by someone else")
+    return Plan(Action.NONE, "it is as declared")
+
+
+def is_ours(kind: Kind, live: Manifest, owner: Owner) -> bool:
+    """Tell whether a child was made for this very object, or is a claim that it kept."""
+    controller = _controller(live)
+    if controller is not None:
+        return controller == owner.uid
+    labels = live["metadata"].get("labels", {})
+    if labels.get(names.OWNER_LABEL) == owner.uid:
+        return True
+    kept = names.selector_labels(names.STORE_COMPONENT, owner.name)
+    return kind == CLAIM and kept.items() <= labels.items()
+
+
+def _controller(live: Manifest) -> str | None:
+    for reference in live["metadata"].get("ownerReferences", ()):
+        if reference.get("controller"):
+            return str(reference["uid"])
+    return None

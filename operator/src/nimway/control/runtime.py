@@ -1,0 +1,244 @@
+"""Composition root of the operator: builds the parts, starts them in order, stops them in order.
+
+Start: are the kinds served? listen for probes, watch, list everything, become leader, work.
+Stop: finish what is being written, give the Lease back, leave. A lost Lease or a broken watch ends
+the process; the kubelet starts it anew, which costs no write.
+"""
+
+import asyncio
+import logging
+import random
+import signal
+import time
+
+import kopf
+
+from nimway.api import GROUP, VERSION
+from nimway.control import clock
+from nimway.control.apply import Applier
+from nimway.control.backchannel import BackChannel
+from nimway.control.book import RouteBook
+from nimway.control.client import (
+    ApiError,
+    ConfigurationError,
+    KubeClient,
+    NotFoundError,
+    load_configuration,
+)
+from nimway.control.context import STATUS_DELAY_S, Context
+from nimway.control.election import Elector
+from nimway.control.handlers import build_registry, build_settings
+from nimway.control.health import HealthServer
+from nimway.control.kinds import OWNERS, PROXY, Ref
+from nimway.control.metrics import Metrics
+from nimway.control.models import ModelReconciler
+from nimway.control.observe import Observer
+from nimway.control.proxies import ProxyReconciler
+from nimway.control.report import Reporter
+from nimway.control.settings import LEASE_NAME, Settings
+from nimway.control.store import Store
+from nimway.control.workqueue import Workers, WorkQueue
+from nimway.state import ProxyState
+from nimway.tasks import spawn
+
+STOP_S = 2.0
+RETRY_LIST_S = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class Runtime:
+    """One operator process."""
+
+    def __init__(self, settings: Settings, client: KubeClient) -> None:
+        self._settings = settings
+        self._client = client
+        self._metrics = Metrics()
+        self._store = Store()
+        self._queue: WorkQueue[Ref] = WorkQueue(jitter=random.random)
+        self._workers: Workers[Ref] = Workers(
+            self._queue, self._reconcile, count=settings.workers, clock=clock.monotonic_s
+        )
+        self._observer = Observer(
+            settings, client, self._store, self._workers, clock=clock.monotonic_s
+        )
+        self._elector = Elector(
+            client,
+            namespace=settings.namespace,
+            name=LEASE_NAME,
+            identity=settings.identity,
+            clock=clock.monotonic_s,
+            wall=clock.wall,
+            jitter=random.random,
+            sleep=asyncio.sleep,
+        )
+        self._context = self._build_context()
+        self._models = ModelReconciler(self._context)
+        self._proxies = ProxyReconciler(self._context)
+        self._health = HealthServer(
+            self._metrics, resync_age_s=self._resync_age_s, refresh=self._refresh
+        )
+        self._stop = asyncio.Event()
+
+    async def run(self) -> int:
+        """Work until a signal (0) or until the process must not go on (1)."""
+        await self._require_kinds()
+        await self._health.start(self._settings.health_port)
+        kopf_stop = asyncio.Event()
+        watch = await self._watch(kopf_stop)
+        lead = spawn(self._lead(), name="lead")
+        stop = spawn(self._stop.wait(), name="signal")
+        try:
+            done, _ = await asyncio.wait({watch, lead, stop}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.cancel()
+            await self._shut_down(lead)
+        kopf_stop.set()
+        await asyncio.wait({watch}, timeout=STOP_S)
+        return 0 if stop in done else 1
+
+    def _build_context(self) -> Context:
+        reporter = Reporter(
+            self._client,
+            self._store,
+            self._metrics,
+            may_write=self._may_write,
+            wall=clock.wall,
+        )
+        applier = Applier(self._client, self._store, self._metrics, may_write=self._may_write)
+        return Context(
+            settings=self._settings,
+            client=self._client,
+            store=self._store,
+            book=RouteBook(),
+            applier=applier,
+            reporter=reporter,
+            channel=BackChannel(self._heard),
+            workers=self._workers,
+            metrics=self._metrics,
+            clock=clock.monotonic_s,
+        )
+
+    def _may_write(self) -> bool:
+        return self._elector.is_leader
+
+    async def _require_kinds(self) -> None:
+        try:
+            served = await self._client.request("GET", f"/apis/{GROUP}/{VERSION}")
+            names = {each["name"] for each in served["resources"]}
+        except NotFoundError:
+            names = set()
+        missing = [f"{kind.plural}.{GROUP}" for kind in OWNERS if kind.plural not in names]
+        if missing:
+            raise ConfigurationError(
+                f"the cluster does not serve {' and '.join(missing)} ({VERSION}): "
+                "install them with kubectl apply --server-side -f crds/"
+            )
+
+    async def _watch(self, kopf_stop: asyncio.Event) -> "asyncio.Task[None]":
+        started = asyncio.Event()
+        namespaces = sorted(self._settings.namespaces or ())
+        watch = spawn(
+            kopf.operator(
+                registry=build_registry(self._observer.seen, self._client.configuration),
+                settings=build_settings(),
+                clusterwide=self._settings.namespaces is None,
+                namespaces=namespaces,
+                stop_flag=kopf_stop,
+                ready_flag=started,
+            ),
+            name="kopf",
+        )
+        ready = spawn(started.wait(), name="kopf is ready")
+        await asyncio.wait({watch, ready}, return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        # Kopf has set its own handlers; ours give the Lease back before anything else.
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        return watch
+
+    async def _lead(self) -> None:
+        await self._first_list()
+        await self._elector.acquire()
+        self._metrics.leader.set(1)
+        # What a standby has seen may be late; a leader starts from what is true now.
+        await self._first_list()
+        self._workers.start()
+        resync = spawn(self._resync(), name="resync")
+        try:
+            await self._elector.keep()
+        finally:
+            self._metrics.leader.set(0)
+            resync.cancel()
+
+    async def _first_list(self) -> None:
+        while True:
+            try:
+                await self._observer.resync(random.random)
+            except ApiError as error:
+                _log.warning("listing failed: error=%s", error)
+                await asyncio.sleep(RETRY_LIST_S)
+            else:
+                return
+
+    async def _resync(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.resync_s * (0.9 + random.random() / 5))
+            try:
+                await self._observer.resync(random.random)
+                await self._proxies.sweep()
+            except ApiError as error:
+                _log.warning("resync failed: error=%s", error)
+
+    async def _reconcile(self, ref: Ref) -> None:
+        began_s = time.perf_counter()
+        try:
+            if ref.kind == PROXY.kind:
+                await self._proxies.reconcile(ref)
+            else:
+                await self._models.reconcile(ref)
+        except Exception:
+            self._metrics.failures.labels(ref.kind).inc()
+            raise
+        finally:
+            took_s = time.perf_counter() - began_s
+            self._metrics.reconciles.labels(ref.kind).observe(took_s)
+
+    def _heard(self, proxy: str, uid: str, state: ProxyState | None) -> None:
+        affected = self._context.book.report(proxy, uid, state, clock.monotonic_s())
+        if affected:
+            namespace, _, name = proxy.partition("/")
+            self._workers.mark(Ref(PROXY.kind, namespace, name), delay_s=STATUS_DELAY_S)
+            self._context.mark_models(affected)
+
+    async def _shut_down(self, lead: "asyncio.Task[None]") -> None:
+        lead.cancel()
+        await self._workers.stop(STOP_S)
+        await self._elector.release()
+        await self._context.channel.close()
+        await self._health.stop()
+
+    def _resync_age_s(self) -> float | None:
+        last_s = self._observer.last_resync_s
+        return None if last_s is None else clock.monotonic_s() - last_s
+
+    def _refresh(self) -> None:
+        self._metrics.queue.set(self._queue.depth)
+        self._metrics.objects.set(len(self._store))
+        self._metrics.resync_age.set(self._resync_age_s() or 0.0)
+        self._metrics.watch_age.set(clock.monotonic_s() - self._observer.last_event_s)
+
+
+async def run(settings: Settings) -> int:
+    """Run one operator and return its exit code.
+
+    Raises:
+        ConfigurationError: the cluster or its configuration cannot be used.
+        ApiError: the API server refused the first request.
+    """
+    client = KubeClient(await load_configuration())
+    try:
+        return await Runtime(settings, client).run()
+    finally:
+        await client.close()

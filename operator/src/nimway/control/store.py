@@ -1,0 +1,230 @@
+"""The last seen state of every object that the operator watches.
+
+Owns a compact copy of each object, fed by watch events, by the answers to our own writes, and by
+fresh lists, which also drop ghosts: objects whose deletion a broken watch did not report. Copies
+are kept as JSON bytes, an eighth of the size of dictionaries. Nothing here is trusted for a write:
+each write carries the uid and resourceVersion of the copy it was decided from.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+from nimway.control.desired.names import OWNER_LABEL
+from nimway.control.kinds import CHILDREN, FIELD_MANAGER, OWNERS, POD, Kind, Manifest, Ref
+
+_REVISION_ANNOTATION = "deployment.kubernetes.io/revision"
+_HAS_GENERATION = frozenset({"NIMModel", "NIMProxy", "Deployment", "PodDisruptionBudget"})
+
+
+class Change(Enum):
+    """What an observation changed: nothing, only the status, or anything that we set."""
+
+    NONE = "none"
+    STATUS = "status"
+    CONTENT = "content"
+
+
+@dataclass(slots=True)
+class _Entry:
+    uid: str
+    version: str
+    owner: str
+    content: int
+    raw: bytes
+
+
+class Store:
+    """Objects by kind, namespace and name, and children by the uid of their owner."""
+
+    def __init__(self) -> None:
+        self._entries: dict[Ref, _Entry] = {}
+        self._children: dict[str, set[Ref]] = {}
+        self._owners: dict[str, Ref] = {}
+
+    def put(self, kind: Kind, manifest: Manifest) -> Change:
+        """Remember `manifest` unless a newer state of it is known, and tell what it changed."""
+        ref = ref_of(kind, manifest)
+        metadata = manifest["metadata"]
+        known = self._entries.get(ref)
+        if known is not None and not _is_newer(metadata, known):
+            return Change.NONE
+        trimmed = _trim(kind, manifest)
+        entry = _Entry(
+            uid=metadata["uid"],
+            version=metadata["resourceVersion"],
+            owner=owner_uid(kind, manifest),
+            content=_content_hash(kind, trimmed),
+            raw=msgspec.json.encode(trimmed),
+        )
+        if known is not None:
+            self._unindex(ref, known)
+        self._entries[ref] = entry
+        if kind in OWNERS:
+            self._owners[entry.uid] = ref
+        elif entry.owner:
+            self._children.setdefault(entry.owner, set()).add(ref)
+        if known is None or known.uid != entry.uid or known.content != entry.content:
+            return Change.CONTENT
+        return Change.STATUS
+
+    def remove(self, kind: Kind, manifest: Manifest) -> bool:
+        """Forget the object if it is the one that was deleted; tell whether it was known."""
+        ref = ref_of(kind, manifest)
+        known = self._entries.get(ref)
+        if known is None or known.uid != manifest["metadata"]["uid"]:
+            return False
+        self._forget(ref, known)
+        return True
+
+    def prune(
+        self, kind: Kind, namespaces: frozenset[str] | None, seen: set[Ref], version: str
+    ) -> list[tuple[Ref, str]]:
+        """Forget what a fresh list of `version` did not hold; return it as (ref, owner's uid).
+
+        What is newer than the list stays: a watch event brought it while the list was on its way.
+        """
+        gone = [
+            (ref, entry)
+            for ref, entry in self._entries.items()
+            if ref.kind == kind.kind
+            and ref not in seen
+            and (namespaces is None or ref.namespace in namespaces)
+            and _number(entry.version) <= _number(version)
+        ]
+        for ref, entry in gone:
+            self._forget(ref, entry)
+        return [(ref, entry.owner) for ref, entry in gone]
+
+    def get(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
+        """Return a copy of one object, trimmed to what reconciling needs."""
+        entry = self._entries.get(Ref(kind.kind, namespace, name))
+        return msgspec.json.decode(entry.raw) if entry is not None else None
+
+    def children(self, uid: str, *kinds: Kind) -> Iterator[tuple[Kind, Manifest]]:
+        """Yield copies of the children of one owner, ordered by kind, namespace and name."""
+        wanted = {kind.kind: kind for kind in kinds or (*CHILDREN, POD)}
+        for ref in sorted(self._children.get(uid, ())):
+            if ref.kind in wanted:
+                yield wanted[ref.kind], msgspec.json.decode(self._entries[ref].raw)
+
+    def refs(self, kind: Kind) -> list[Ref]:
+        """Return what is known of one kind."""
+        return [ref for ref in self._entries if ref.kind == kind.kind]
+
+    def owner_of(self, uid: str) -> Ref | None:
+        """Return the NIMModel or NIMProxy that has this uid."""
+        return self._owners.get(uid)
+
+    def owner_uid(self, ref: Ref) -> str:
+        """Return the uid of the owner of what is known under `ref`, "" if there is none."""
+        entry = self._entries.get(ref)
+        return entry.owner if entry is not None else ""
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def _forget(self, ref: Ref, entry: _Entry) -> None:
+        del self._entries[ref]
+        self._unindex(ref, entry)
+        self._owners.pop(entry.uid, None)
+
+    def _unindex(self, ref: Ref, entry: _Entry) -> None:
+        siblings = self._children.get(entry.owner)
+        if siblings is not None:
+            siblings.discard(ref)
+            if not siblings:
+                del self._children[entry.owner]
+
+
+def ref_of(kind: Kind, manifest: Manifest) -> Ref:
+    """Return the key of an object."""
+    metadata = manifest["metadata"]
+    return Ref(kind.kind, metadata.get("namespace", ""), metadata["name"])
+
+
+def owner_uid(kind: Kind, manifest: Manifest) -> str:
+    """Return the uid of the owner: the label, else the controller reference, else ""."""
+    if kind in OWNERS:
+        return ""
+    metadata = manifest["metadata"]
+    label = metadata.get("labels", {}).get(OWNER_LABEL)
+    if label:
+        return str(label)
+    for reference in metadata.get("ownerReferences", ()):
+        if reference.get("controller"):
+            return str(reference["uid"])
+    return ""
+
+
+def _is_newer(metadata: Manifest, known: _Entry) -> bool:
+    if metadata["uid"] != known.uid:
+        return _number(metadata["resourceVersion"]) > _number(known.version)
+    return metadata["resourceVersion"] != known.version and _number(
+        metadata["resourceVersion"]
+    ) >= _number(known.version)
+
+
+def _number(version: str) -> int:
+    """Versions are comparable numbers since Kubernetes 1.35, and in practice always were."""
+    return int(version) if version.isdigit() else 0
+
+
+def _trim(kind: Kind, manifest: Manifest) -> Manifest:
+    metadata = dict(manifest["metadata"])
+    managed = metadata.pop("managedFields", ())
+    if kind == POD:
+        return _trim_pod(metadata, manifest)
+    if kind in CHILDREN:
+        metadata["managedFields"] = [
+            entry
+            for entry in managed
+            if entry.get("manager") == FIELD_MANAGER
+            and entry.get("operation") == "Apply"
+            and not entry.get("subresource")
+        ]
+    return {**manifest, "metadata": metadata}
+
+
+_POD_METADATA = (
+    "name",
+    "namespace",
+    "uid",
+    "resourceVersion",
+    "labels",
+    "ownerReferences",
+    "deletionTimestamp",
+)
+_POD_STATUS = ("phase", "podIP", "conditions", "containerStatuses", "initContainerStatuses")
+
+
+def _trim_pod(metadata: Manifest, manifest: Manifest) -> Manifest:
+    status = manifest.get("status", {})
+    return {
+        "metadata": {key: metadata[key] for key in _POD_METADATA if key in metadata},
+        "status": {key: status[key] for key in _POD_STATUS if key in status},
+    }
+
+
+def _content_hash(kind: Kind, trimmed: Manifest) -> int:
+    """Hash what somebody declared: not the status, nor what the API server counts."""
+    metadata: dict[str, Any] = trimmed["metadata"]
+    if kind == POD:
+        return hash(metadata.get("deletionTimestamp"))
+    annotations = dict(metadata.get("annotations", {}))
+    annotations.pop(_REVISION_ANNOTATION, None)
+    if kind.kind in _HAS_GENERATION:
+        body: Any = metadata.get("generation")
+    else:
+        body = {key: value for key, value in trimmed.items() if key not in {"metadata", "status"}}
+    declared = (
+        body,
+        annotations,
+        metadata.get("labels"),
+        metadata.get("ownerReferences"),
+        metadata.get("deletionTimestamp"),
+    )
+    return hash(msgspec.json.encode(declared))
