@@ -21,7 +21,7 @@ def _state(cluster: Cluster, namespace: str, name: str) -> dict[str, Any]:
     """Return the first container's status, {} before there is one."""
     found = cluster.get(namespace, "pod", name) or {}
     statuses = found.get("status", {}).get("containerStatuses") or [{}]
-    return statuses[0]
+    return dict(statuses[0])
 
 
 def _waiting(cluster: Cluster, namespace: str, name: str, reason: str) -> str:

@@ -86,10 +86,8 @@ def up(
             return
         click.echo("Ctrl-C ends it.", err=True)
         try:
-            while started.is_running():
-                time.sleep(0.5)
-            raise SandboxError(f"the sandbox ended by itself, see {started.config.logs}")
-        except KeyboardInterrupt:
+            _stay_until_interrupted(started)
+        finally:
             started.stop()
 
 
@@ -155,3 +153,41 @@ def kubectl(name: str, arguments: tuple[str, ...]) -> None:
 def logs(name: str, arguments: tuple[str, ...]) -> None:
     """Print a pod's output, as kubectl logs does (give --name first)."""
     sys.exit(launcher.run_kubectl(launcher.attach(name), ["logs", *arguments]))
+
+
+@sandbox.command()
+@click.option("--name", default="demo", show_default=True, help="The sandbox's name.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=8080,
+    show_default=True,
+    help="The proxy's port on 127.0.0.1.",
+)
+@click.option("--once", is_flag=True, help="End after the answers, with exit code 0.")
+@_sentences
+def demo(*, name: str, port: int, once: bool) -> None:
+    """Show everything: a cluster, three models, and answers through the proxy."""
+    # Imported here: the other commands need not wait for an HTTP client.
+    from nimway.sandbox.demo import Demo, DemoError  # noqa: PLC0415
+
+    run = Demo(launcher.Options(name=name), launcher.listen_on_loopback(port), click.echo)
+    with _interruptible():
+        try:
+            run.run()
+            if once:
+                return
+            click.echo(run.next_steps())
+            _stay_until_interrupted(run.sandbox)
+        except DemoError as error:
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(1)
+        finally:
+            if run.sandbox is not None:
+                run.sandbox.stop()
+
+
+def _stay_until_interrupted(started: launcher.Sandbox | None) -> None:
+    while started is not None and started.is_running():
+        time.sleep(0.5)
+    raise SandboxError("the sandbox ended by itself")

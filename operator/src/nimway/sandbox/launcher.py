@@ -102,26 +102,41 @@ class Sandbox:
             raise SandboxError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
         return done.stdout
 
-    def forward_service(self, namespace: str, service: str, port: str, host_port: int = 0) -> int:
-        """Join 127.0.0.1:`host_port` (0: a free one) to a Service's ready pods; return the port.
+    def forward_service(
+        self, namespace: str, service: str, port: str, listener: socket.socket | None = None
+    ) -> int:
+        """Join a port of 127.0.0.1 to a Service's ready pods, in turn; return the port.
 
-        `port` is the name of the Service's port. A connection is hung up while no pod is ready.
+        `port` is the name of the Service's port, `listener` (closed here) comes from
+        `listen_on_loopback`, a free port without. While no pod is ready connections are hung up.
         """
-        return self._forward({"namespace": namespace, "service": service, "port": port}, host_port)
+        request = {"namespace": namespace, "service": service, "port": port}
+        return self._forward(request, listener)
 
-    def forward_address(self, address: str, port: int, host_port: int = 0) -> int:
-        """Join 127.0.0.1:`host_port` (0: a free one) to one pod's address and port."""
-        return self._forward({"address": address, "port": port}, host_port)
+    def forward_address(
+        self, address: str, port: int, listener: socket.socket | None = None
+    ) -> int:
+        """Join a port of 127.0.0.1 to one pod's address and port; as `forward_service`."""
+        return self._forward({"address": address, "port": port}, listener)
 
-    def _forward(self, request: dict[str, Any], host_port: int) -> int:
-        with listen_on_loopback(host_port) as listener:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as control:
-                control.connect(str(self.config.control_socket))
-                socket.send_fds(control, [json.dumps(request).encode()], [listener.fileno()])
-                if not control.recv(64):
-                    raise SandboxError(f"sandbox {self.name} refused to forward {request}")
-            port: int = listener.getsockname()[1]
+    def _forward(self, request: dict[str, Any], listener: socket.socket | None) -> int:
+        control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with listener or listen_on_loopback(0) as handed_over, control:
+            control.connect(str(self.config.control_socket))
+            socket.send_fds(control, [json.dumps(request).encode()], [handed_over.fileno()])
+            if not control.recv(64):
+                raise SandboxError(f"sandbox {self.name} refused to forward {request}")
+            port: int = handed_over.getsockname()[1]
             return port
+
+    def last_output(self, namespace: str, pod: str, lines: int = 5) -> list[str]:
+        """Return the last lines of each container of a pod, alive or gone, latest run only."""
+        found = []
+        for folder in sorted(self.config.pods.glob(f"{namespace}_{pod}_*/logs/*")):
+            runs = sorted(folder.glob("*.log"), key=lambda path: int(path.stem))
+            text = runs[-1].read_text(errors="replace") if runs else ""
+            found += [f"{pod}/{folder.name}: {line}" for line in text.splitlines()[-lines:]]
+        return found
 
     def is_running(self) -> bool:
         """Tell whether the sandbox still stands."""

@@ -300,7 +300,7 @@ class Container:
         try:
             return await self._housing.runtime.execute(self.state.name, argv, self._environment)
         except StartError as error:
-            raise OSError(str(error)) from error
+            raise ValueError(f"command could not start: {error}") from error
 
     def _set(self, state: dict[str, Any]) -> None:
         self.state.state = state

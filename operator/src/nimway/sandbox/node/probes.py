@@ -7,6 +7,7 @@ that start-up is not rounded up to it; failures of these extra tries do not coun
 
 import asyncio
 import contextlib
+import os
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -79,7 +80,10 @@ async def ask(probe: dict[str, Any], target: Target, timeout_s: float) -> str | 
                 return await _ask_http(probe["httpGet"], target)
     except TimeoutError:
         return f"timed out after {timeout_s:g}s"
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        reason = os.strerror(error.errno).lower() if error.errno else str(error)
+        return f"dial tcp {target.address}: connect: {reason}"
+    except ValueError as error:
         return str(error)
     return "this kind of probe is not supported by the sandbox"
 
