@@ -77,10 +77,13 @@ class Load(msgspec.Struct, tag=True, array_like=True, frozen=True):
 
 
 class Counters(msgspec.Struct, tag=True, array_like=True, frozen=True):
-    """The worker's metrics: (name, label values) to a number, since its start."""
+    """The worker's metrics since its start: per name, label values and numbers.
+
+    A counter or a gauge is one number, a histogram its buckets and, last, its sum.
+    """
 
     number: int
-    values: dict[str, list[tuple[tuple[str, ...], float]]]
+    values: dict[str, list[tuple[tuple[str, ...], list[float]]]]
 
 
 class Drained(msgspec.Struct, tag=True, array_like=True, frozen=True):

@@ -5,9 +5,11 @@ series. A line of the log has fixed keys and neither a prompt nor a key in it.
 """
 
 from bisect import bisect_left
+from collections.abc import Sized
 from typing import Protocol
 
-from nimway.proxy.catalog import Model
+from nimway.proxy.catalog import Catalog, Model
+from nimway.proxy.messages import Counters
 from nimway.proxy.settings import Settings
 from nimway.proxy.wire import RequestHead
 
@@ -122,3 +124,56 @@ def _observe(series: dict[str, list[float]], name: str, value: float) -> None:
         counts = series[name] = [0.0] * (len(DURATION_BUCKETS_S) + 2)
     counts[bisect_left(DURATION_BUCKETS_S, value)] += 1
     counts[-1] += value
+
+
+class Measured(Protocol):
+    """What a worker's counters are read from."""
+
+    @property
+    def meters(self) -> Meters:
+        """Counters."""
+
+    @property
+    def catalog(self) -> Catalog:
+        """Models and endpoints."""
+
+    @property
+    def connections(self) -> Sized:
+        """Clients' connections."""
+
+    @property
+    def upstreams(self) -> Sized:
+        """Connections to model servers."""
+
+    @property
+    def bodies_bytes(self) -> int:
+        """Bytes of bodies held."""
+
+
+def collect(measured: Measured, number: int) -> Counters:
+    """Return one worker's counters for the answer to scrape `number`."""
+    meters = measured.meters
+    models = measured.catalog.models.values()
+    values: dict[str, list[tuple[tuple[str, ...], list[float]]]] = {
+        "requests": [
+            ((name, path, str(status)), [count])
+            for (name, path, status), count in meters.requests.items()
+        ],
+        "durations": [((name,), counts) for name, counts in meters.durations.items()],
+        "first_bytes": [((name,), counts) for name, counts in meters.first_bytes.items()],
+        "in_flight": [((model.name,), [model.in_flight]) for model in models],
+        "queued": [((model.name,), [model.queued]) for model in models],
+        "demand": [((model.name,), [model.demand_total]) for model in models],
+        "endpoints": [((model.name,), [len(model.endpoints)]) for model in models],
+    }
+    for name, value in (
+        ("retries", meters.retries),
+        ("ejections", meters.ejections),
+        ("cancels", meters.cancels),
+        ("broken", meters.broken),
+        ("connections", len(measured.connections)),
+        ("upstream_connections", len(measured.upstreams)),
+        ("bodies_bytes", measured.bodies_bytes),
+    ):
+        values[name] = [((), [value])]
+    return Counters(number, values)

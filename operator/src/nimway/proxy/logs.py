@@ -1,0 +1,59 @@
+"""Log lines: one JSON object a line, fixed keys, to standard error; the access log to its own file.
+
+Owns the form only. Nothing that a client sent in a body or as a credential is ever handed to it.
+"""
+
+import json
+import logging
+import os
+import sys
+from typing import ClassVar
+
+
+class JsonFormatter(logging.Formatter):
+    """`ts, level, event, logger`, the fields given as `extra={"fields": {...}}`, and an error."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return one line."""
+        line = {
+            "ts": round(record.created, 3),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            "logger": record.name,
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def set_up_logging(level: str = "INFO") -> None:
+    """Send all log records of this process to standard error as JSON lines."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+class LineWriter:
+    """Writes whole lines to a descriptor and never waits: what a full pipe refuses is dropped.
+
+    The descriptor is opened anew, because O_NONBLOCK on the inherited one would change it for
+    everyone who shares it.
+    """
+
+    _FLAGS: ClassVar[int] = os.O_WRONLY | os.O_NONBLOCK | os.O_APPEND | os.O_CLOEXEC
+
+    def __init__(self, descriptor: int) -> None:
+        self.dropped_bytes = 0
+        try:
+            self._descriptor = os.open(f"/proc/self/fd/{descriptor}", self._FLAGS)
+        except OSError:  # a socket cannot be opened anew
+            self._descriptor = os.dup(descriptor)
+
+    def write(self, lines: bytes) -> None:
+        """Write `lines`, or count them as dropped."""
+        try:
+            written = os.write(self._descriptor, lines)
+        except OSError:
+            written = 0
+        self.dropped_bytes += len(lines) - written

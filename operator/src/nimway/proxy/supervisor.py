@@ -1,0 +1,265 @@
+"""The workers of a proxy pod: starts them, tells them what to serve, restarts the dead.
+
+Owns the processes and their channels, and what the workers report. It keeps the newest table and
+endpoints, so that a worker that starts later gets the same as the others.
+"""
+
+import asyncio
+import logging
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from nimway.proxy.channel import Channel
+from nimway.proxy.messages import (
+    Counters,
+    Drain,
+    Drained,
+    Endpoints,
+    Load,
+    Ready,
+    Scrape,
+    ServiceEndpoints,
+    Serving,
+    Table,
+    ToWorker,
+    encode,
+    to_parent,
+)
+from nimway.proxy.settings import Settings
+from nimway.tasks import spawn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BACKOFF_MIN_S = 0.1
+BACKOFF_MAX_S = 5.0
+STEADY_S = 10.0
+SCRAPE_TIMEOUT_S = 2.0
+
+_log = logging.getLogger(__name__)
+_Load = tuple[int, int, int]
+
+
+class WorkerHandle:
+    """One worker as the parent sees it; `revision` is None until it listens."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.revision: str | None = None
+        self.load: dict[str, _Load] = {}
+        self.counters: Counters | None = None
+
+
+class Supervisor:
+    """All workers of this pod."""
+
+    def __init__(self, settings: Settings, *, count: int, host: str, port: int) -> None:
+        self._settings = settings
+        self._count = count
+        self._address = (host, port)
+        self._handles: set[WorkerHandle] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._endpoints: dict[tuple[str, str], ServiceEndpoints] = {}
+        self._table: Table | None = None
+        self._ready = Ready(ready=False)
+        self._drain: Drain | None = None
+        self._past_demand: dict[str, int] = {}
+        self._common_revision = ""
+        self._scrape = 0
+        self._scraped = asyncio.Event()
+        self.restarts = 0
+        self.on_change: Callable[[], None] = _ignore
+
+    # What the parent asks.
+
+    @property
+    def serving(self) -> int:
+        """Workers that listen."""
+        return sum(handle.revision is not None for handle in self._handles)
+
+    @property
+    def revision(self) -> str:
+        """The last revision that all listening workers served at once, or "" before the first."""
+        return self._common_revision if self.serving else ""
+
+    def load(self) -> dict[str, _Load]:
+        """Return per model: in flight, queued, and demand since the pod started."""
+        keys = {route.key for route in self._table.routes} if self._table is not None else set()
+        total: dict[str, _Load] = {}
+        for key in keys:
+            loads = [handle.load.get(key, (0, 0, 0)) for handle in self._handles]
+            total[key] = (
+                sum(load[0] for load in loads),
+                sum(load[1] for load in loads),
+                sum(load[2] for load in loads) + self._past_demand.get(key, 0),
+            )
+        return total
+
+    async def scrape(self) -> list[Counters]:
+        """Return the counters of every worker that answers in time."""
+        self._scrape += 1
+        number = self._scrape
+        self._send(Scrape(number))
+        try:
+            async with asyncio.timeout(SCRAPE_TIMEOUT_S):
+                while any(_is_behind(handle, number) for handle in self._handles):
+                    self._scraped.clear()
+                    await self._scraped.wait()
+        except TimeoutError:
+            _log.warning("reporting metrics without a worker that does not answer")
+        return [handle.counters for handle in self._handles if handle.counters is not None]
+
+    # What the parent says.
+
+    def start(self) -> None:
+        """Start the workers."""
+        self._tasks = [
+            spawn(self._keep_running(number), name=f"worker {number}")
+            for number in range(self._count)
+        ]
+
+    def replace_table(self, table: Table) -> None:
+        """Have every worker serve `table`."""
+        self._table = table
+        self._send(table)
+
+    def replace_endpoints(self, services: list[ServiceEndpoints]) -> None:
+        """Have every worker use these endpoints."""
+        for service in services:
+            key = (service.namespace, service.service)
+            if service.ready:
+                self._endpoints[key] = service
+            else:
+                self._endpoints.pop(key, None)
+        self._send(Endpoints(services))
+
+    def set_ready(self, *, ready: bool) -> None:
+        """Have the workers' health answers say so."""
+        if ready != self._ready.ready:
+            self._ready = Ready(ready)
+            self._send(self._ready)
+
+    def drain(self, *, stop: bool) -> None:
+        """Announce the end to clients, or end."""
+        self._drain = Drain(stop)
+        self._send(self._drain)
+
+    async def wait_ended(self) -> None:
+        """Wait until every worker has ended, after `drain(stop=True)`."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def stop(self) -> None:
+        """End the workers at once: they go when their channel ends."""
+        for task in self._tasks:
+            task.cancel()
+        for handle in self._handles:
+            handle.channel.close()
+
+    # One worker.
+
+    async def _keep_running(self, number: int) -> None:
+        backoff_s = BACKOFF_MIN_S
+        loop = asyncio.get_running_loop()
+        while not self._is_draining():
+            started = loop.time()
+            status = await self._run_one(number)
+            if self._is_draining():
+                return
+            self.restarts += 1
+            backoff_s = BACKOFF_MIN_S if loop.time() - started > STEADY_S else backoff_s * 2
+            _log.error(
+                "restarting a worker",
+                extra={"fields": {"worker": number, "status": status, "backoff_s": backoff_s}},
+            )
+            await asyncio.sleep(min(backoff_s, BACKOFF_MAX_S))
+
+    def _is_draining(self) -> bool:
+        return self._drain is not None
+
+    async def _run_one(self, number: int) -> int:
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            ours.setblocking(False)
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "nimway.proxy.worker",
+                str(theirs.fileno()),
+                self._address[0],
+                str(self._address[1]),
+                msgspec.json.encode(self._settings).decode(),
+                pass_fds=(theirs.fileno(),),
+                stdin=asyncio.subprocess.DEVNULL,
+            )
+        _log.info("started a worker", extra={"fields": {"worker": number, "pid": process.pid}})
+        handle: WorkerHandle | None = None
+
+        def take(frame: bytes) -> None:
+            if handle is not None:
+                self._handle(handle, frame)
+
+        channel = Channel(take, lambda: None)
+        handle = WorkerHandle(channel)
+        try:
+            await loop.create_unix_connection(lambda: channel, sock=ours)
+            self._handles.add(handle)
+            self._greet(channel)
+            return await process.wait()
+        finally:
+            self._forget(handle)
+            channel.close()
+
+    def _greet(self, channel: Channel) -> None:
+        """Tell a new worker all that the others know; the table last, for then it listens."""
+        channel.send(self._ready)
+        if self._endpoints:
+            channel.send(Endpoints(list(self._endpoints.values())))
+        if self._table is not None:
+            channel.send(self._table)
+        if self._drain is not None:
+            channel.send(self._drain)
+
+    def _forget(self, handle: WorkerHandle) -> None:
+        """Keep the totals of a worker that ended: a counter never goes back."""
+        self._handles.discard(handle)
+        for key, (_, _, demand) in handle.load.items():
+            self._past_demand[key] = self._past_demand.get(key, 0) + demand
+        self._scraped.set()
+        self.on_change()
+
+    def _handle(self, handle: WorkerHandle, frame: bytes) -> None:
+        message = to_parent.decode(frame)
+        if isinstance(message, Serving):
+            handle.revision = message.revision
+            revisions = {each.revision for each in self._handles if each.revision is not None}
+            if len(revisions) == 1:
+                self._common_revision = message.revision
+            self.on_change()
+        elif isinstance(message, Load):
+            handle.load.update(message.models)
+            self.on_change()
+        elif isinstance(message, Counters):
+            handle.counters = message
+            self._scraped.set()
+        elif isinstance(message, Drained):
+            handle.revision = None
+
+    def _send(self, message: ToWorker) -> None:
+        frame = encode(message)
+        for handle in self._handles:
+            handle.channel.send_frame(frame)
+
+
+def _is_behind(handle: WorkerHandle, number: int) -> bool:
+    """Return whether a listening worker has not answered scrape `number`."""
+    if handle.revision is None:
+        return False
+    return handle.counters is None or handle.counters.number < number
+
+
+def _ignore() -> None:
+    """Nobody listens yet."""

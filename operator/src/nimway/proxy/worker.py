@@ -1,0 +1,128 @@
+"""A worker process: `python -m nimway.proxy.worker FD HOST PORT SETTINGS`, started by the parent.
+
+Owns the listener and the channel to its parent over the socket `FD`. It imports no Kubernetes
+client: tables and endpoints come through the channel, load and counters go back. It listens only
+once it has a table, so that a restarted worker never answers 404 for a model it has yet to hear of.
+"""
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+import sys
+import time
+
+import msgspec
+import uvloop
+
+from nimway.proxy.channel import Channel
+from nimway.proxy.logs import LineWriter
+from nimway.proxy.messages import (
+    Drain,
+    Drained,
+    Endpoints,
+    Load,
+    Ready,
+    Scrape,
+    Serving,
+    Table,
+    ToWorker,
+    to_worker,
+)
+from nimway.proxy.metrics import collect
+from nimway.proxy.server import Server
+from nimway.proxy.settings import Settings
+from nimway.tasks import spawn
+
+
+class Worker:
+    """Glue between the channel and the server."""
+
+    def __init__(self, settings: Settings, host: str, port: int) -> None:
+        self._settings = settings
+        self._address = (host, port)
+        self._loop = asyncio.get_running_loop()
+        epoch_s = time.time_ns() / 1e9 - self._loop.time()
+        self._server = Server(settings, epoch_s=epoch_s)
+        self._server.on_dirty = self._plan_report
+        self._server.on_lines = LineWriter(1).write
+        self._listening = False
+        self._draining = False
+        self._ended = asyncio.Event()
+        self._channel = Channel(self._handle, self._ended.set)
+
+    async def run(self, sock: socket.socket) -> None:
+        """Serve until the parent says drain, or is gone."""
+        await self._loop.create_unix_connection(lambda: self._channel, sock=sock)
+        await self._ended.wait()
+        await self._server.stop()
+
+    def _handle(self, frame: bytes) -> None:
+        message: ToWorker = to_worker.decode(frame)
+        if isinstance(message, Endpoints):
+            self._server.replace_endpoints(message.services)
+        elif isinstance(message, Table):
+            self._server.replace_table(message)
+            if self._listening:
+                self._channel.send(Serving(message.revision))
+            else:
+                self._listening = True
+                spawn(self._listen(), name="listen")
+        elif isinstance(message, Ready):
+            self._server.ready = message.ready
+        elif isinstance(message, Scrape):
+            self._channel.send(collect(self._server, message.number))
+        elif isinstance(message, Drain):
+            self._drain(stop=message.stop)
+
+    async def _listen(self) -> None:
+        sock = socket.socket(socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(self._address)
+        await self._server.start(sock)
+        self._channel.send(Serving(self._server.catalog.revision))
+
+    def _drain(self, *, stop: bool) -> None:
+        self._server.ready = False
+        self._server.announce_drain()
+        if stop and not self._draining:
+            self._draining = True
+            spawn(self._drain_and_end(), name="drain")
+
+    async def _drain_and_end(self) -> None:
+        await self._server.drain(self._settings.drain_s)
+        self._send_load()
+        self._channel.send(Drained())
+        self._ended.set()
+
+    def _plan_report(self) -> None:
+        self._loop.call_later(self._settings.report_delay_s, self._send_load)
+
+    def _send_load(self) -> None:
+        load = self._server.take_load()
+        if load:
+            self._channel.send(Load(load))
+
+
+async def _main(descriptor: int, host: str, port: int, settings: Settings) -> None:
+    sock = socket.socket(fileno=descriptor)
+    sock.setblocking(False)
+    await Worker(settings, host, port).run(sock)
+
+
+def main(arguments: list[str]) -> None:
+    """Run one worker; signals are the parent's business."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    descriptor, host, port, settings = arguments
+    os.set_inheritable(int(descriptor), False)
+    gc.freeze()
+    uvloop.run(
+        _main(int(descriptor), host, int(port), msgspec.json.decode(settings, type=Settings))
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
