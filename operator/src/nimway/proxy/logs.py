@@ -6,6 +6,7 @@ Owns the form only. Nothing that a client sent in a body or as a credential is e
 import json
 import logging
 import os
+import stat
 import sys
 from typing import ClassVar
 
@@ -37,17 +38,17 @@ def set_up_logging(level: str = "INFO") -> None:
 class LineWriter:
     """Writes whole lines to a descriptor and never waits: what a full pipe refuses is dropped.
 
-    The descriptor is opened anew, because O_NONBLOCK on the inherited one would change it for
-    everyone who shares it.
+    A pipe is opened anew, because O_NONBLOCK on the inherited descriptor would change it for
+    everyone who shares it. A file does not block, and keeps its shared position.
     """
 
-    _FLAGS: ClassVar[int] = os.O_WRONLY | os.O_NONBLOCK | os.O_APPEND | os.O_CLOEXEC
+    _FLAGS: ClassVar[int] = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
     def __init__(self, descriptor: int) -> None:
         self.dropped_bytes = 0
-        try:
+        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
             self._descriptor = os.open(f"/proc/self/fd/{descriptor}", self._FLAGS)
-        except OSError:  # a socket cannot be opened anew
+        else:
             self._descriptor = os.dup(descriptor)
 
     def write(self, lines: bytes) -> None:

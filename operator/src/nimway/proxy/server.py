@@ -8,6 +8,7 @@ import asyncio
 import os
 import random
 import socket
+import time
 from typing import TYPE_CHECKING
 
 from nimway.proxy.catalog import Catalog, Endpoint, Model
@@ -45,7 +46,7 @@ class Server:
         self.on_dirty: Callable[[], None] = _ignore
         self.on_lines: Callable[[bytes], None] = _ignore_lines
         self._loop = asyncio.get_running_loop()
-        self.now = self._loop.time
+        self.now = time.monotonic  # the loop's own clock counts milliseconds
         self.random = random.random
         self._id_prefix = os.urandom(6).hex().encode()
         self._id_count = 0

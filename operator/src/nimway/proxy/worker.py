@@ -43,7 +43,7 @@ class Worker:
         self._settings = settings
         self._address = (host, port)
         self._loop = asyncio.get_running_loop()
-        epoch_s = time.time_ns() / 1e9 - self._loop.time()
+        epoch_s = time.time_ns() / 1e9 - time.monotonic()
         self._server = Server(settings, epoch_s=epoch_s)
         self._server.on_dirty = self._plan_report
         self._server.on_lines = LineWriter(1).write
