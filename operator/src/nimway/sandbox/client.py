@@ -3,6 +3,7 @@
 Owns transport and errors. It knows no object's shape: callers pass and get plain dictionaries.
 """
 
+import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator
@@ -16,6 +17,7 @@ from nimway.sandbox.config import API_PORT, BRIDGE_ADDRESS
 
 MERGE_PATCH: Final = "application/merge-patch+json"
 STRATEGIC_PATCH: Final = "application/strategic-merge-patch+json"
+_RELIST_AFTER_S: Final = 0.2
 _LINE_BYTES_MAX: Final = 8 << 20
 
 
@@ -140,7 +142,7 @@ class Client:
                     if kind != "BOOKMARK":
                         yield kind, item
             except (ApiError, aiohttp.ClientError, TimeoutError, json.JSONDecodeError):
-                continue
+                await asyncio.sleep(_RELIST_AFTER_S)
 
 
 def _error(status: int, answer: bytes) -> ApiError:

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 import click
 
@@ -18,6 +18,8 @@ from nimway.sandbox.errors import SandboxError
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_EXIT_INTERRUPTED: Final = 130
 
 
 def _sentences(function: Callable[P, T]) -> Callable[P, T]:
@@ -92,7 +94,7 @@ def up(
 
 
 class _interruptible:  # noqa: N801 - reads as the statement it is
-    """Treat SIGTERM and SIGHUP as Ctrl-C, and end quietly on either."""
+    """Treat SIGTERM and SIGHUP as Ctrl-C, and end quietly with 130 on either."""
 
     def __enter__(self) -> None:
         for number in (signal.SIGTERM, signal.SIGHUP):
@@ -103,9 +105,10 @@ class _interruptible:  # noqa: N801 - reads as the statement it is
         del number, frame
         raise KeyboardInterrupt
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> bool:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         del rest
-        return kind is KeyboardInterrupt
+        if kind is KeyboardInterrupt:
+            sys.exit(_EXIT_INTERRUPTED)
 
 
 @sandbox.command()
@@ -188,6 +191,10 @@ def demo(*, name: str, port: int, once: bool) -> None:
 
 
 def _stay_until_interrupted(started: launcher.Sandbox | None) -> None:
-    while started is not None and started.is_running():
-        time.sleep(0.5)
+    """Return at Ctrl-C, the way in which a sandbox is meant to end."""
+    try:
+        while started is not None and started.is_running():
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        return
     raise SandboxError("the sandbox ended by itself")

@@ -29,6 +29,7 @@ SAMPLES: Final = Path(__file__).parent / "samples"
 MODEL: Final = "meta/llama-3.1-8b-instruct"
 _WAIT_S: Final = 90
 _CURL_S: Final = 60.0
+_CURL_OPTIONS: Final = ("-sS", "-N", "--fail-with-body", "--max-time", str(_CURL_S))
 
 Say = Callable[[str], None]
 
@@ -115,7 +116,7 @@ class Demo:
             raise DemoError("the completion is empty")
         self._step("and one streamed answer")
         message = {"role": "user", "content": "Say something short."}
-        chat = {"model": MODEL, "messages": [message], "max_tokens": 12, "stream": True}
+        chat = {"model": MODEL, "messages": [message], "max_tokens": 8, "stream": True}
         if "data: [DONE]" not in self._curl(self._post("/v1/chat/completions", chat)):
             raise DemoError("the stream has no end")
         self._step("done: from nothing to an answer")
@@ -128,12 +129,24 @@ class Demo:
         """Show and run a curl of the user's; without curl on this machine, ask as it would."""
         self._say(f"\n$ curl -N {shlex.join(arguments)}")
         if program := shutil.which("curl"):
-            quiet = ["-sS", "-N", "--fail-with-body", "--max-time", str(_CURL_S)]
-            text = self._run([program, *quiet, *arguments], "curl")
-        else:
-            text = _ask_without_curl(arguments)
-            self._say("(curl is not installed here: asked in its place)")
-        self._say(text.strip() + "\n")
+            return self._run_curl([program, *_CURL_OPTIONS, *arguments])
+        text = _ask_without_curl(arguments)
+        self._say(f"(curl is not installed here: asked in its place)\n{text.strip()}\n")
+        return text
+
+    def _run_curl(self, command: list[str]) -> str:
+        """Run curl, showing each line when it comes: a stream is seen to be one."""
+        text = ""
+        with subprocess.Popen(  # noqa: S603 - no shell, our own arguments
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
+            for line in process.stdout or ():
+                text += line
+                if line.strip():
+                    self._say(line.rstrip())
+        if process.returncode != 0:
+            raise DemoError(f"curl failed with status {process.returncode}{self._what_pods_say()}")
+        self._say("")
         return text
 
     def _kubectl(self, *arguments: str) -> None:

@@ -60,10 +60,10 @@ class Forwarder:
         with connection:
             if message and descriptors:
                 listener = socket.socket(fileno=descriptors[0])
-                await self.serve(listener, self._chooser(json.loads(message)))
+                await self.serve(listener, await self._chooser(json.loads(message)))
                 await loop.sock_sendall(connection, b"{}")
 
-    def _chooser(self, request: dict[str, Any]) -> Callable[[], Address | None]:
+    async def _chooser(self, request: dict[str, Any]) -> Callable[[], Address | None]:
         if "address" in request:
             fixed = (request["address"], request["port"])
             return lambda: fixed
@@ -72,6 +72,7 @@ class Forwarder:
             service.follow(self._client, request["namespace"], request["service"]),
             name=f"forward-{request['service']}",
         )
+        await service.listed.wait()
         return service.choose
 
 
@@ -82,6 +83,8 @@ class ServiceEndpoints:
         self._port_name = port_name
         self._slices: dict[str, list[Address]] = {}
         self._turn = itertools.count()
+        self.listed = asyncio.Event()
+        """Set once the addresses are known."""
 
     def choose(self) -> Address | None:
         """Return the next ready address, None when there is none."""
@@ -97,6 +100,7 @@ class ServiceEndpoints:
                 self._slices = {
                     each["metadata"]["name"]: self.ready(each) for each in item["items"]
                 }
+                self.listed.set()
             elif kind == "DELETED":
                 self._slices.pop(item["metadata"]["name"], None)
             else:
