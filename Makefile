@@ -81,3 +81,19 @@ wheel: setup ## Build the wheel into dist/
 .PHONY: clean
 clean: ## Remove what the other targets made in this folder
 	@rm -rf .venv dist .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+KIND_CLUSTER ?= nimway-test
+IMAGE := ghcr.io/nimway/nimway:0.1.0
+SIMULATED_NIM := nvcr.io/nim/sim/model:1.0.0
+
+.PHONY: kind
+kind: setup ## Run the cluster tests on kind (needs Docker, kind and kubectl)
+	@for tool in docker kind kubectl; do command -v $$tool >/dev/null || { echo "$$tool is not on PATH: make kind needs Docker, kind and kubectl"; exit 2; }; done
+	docker build --file operator/Dockerfile --target runtime --tag $(IMAGE) .
+	docker build --file operator/Dockerfile --target simulated-nim --tag $(SIMULATED_NIM) .
+	kind get clusters | grep -qx $(KIND_CLUSTER) || kind create cluster --name $(KIND_CLUSTER)
+	kind load docker-image --name $(KIND_CLUSTER) $(IMAGE) $(SIMULATED_NIM)
+	kind get kubeconfig --name $(KIND_CLUSTER) > .venv/kind.kubeconfig
+	kubectl --kubeconfig .venv/kind.kubeconfig patch node --subresource=status --type=json \
+	  --patch '[{"op": "add", "path": "/status/capacity/nvidia.com~1gpu", "value": "16"}]' $(KIND_CLUSTER)-control-plane
+	NIMWAY_TEST_KUBECONFIG=$$PWD/.venv/kind.kubeconfig $(PYTEST) tests -m cluster

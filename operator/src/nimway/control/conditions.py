@@ -174,6 +174,8 @@ def refused_text(refused: Mapping[str, str]) -> str:
 def _model_ready(facts: ModelFacts, routed: Verdict, available: Verdict) -> Verdict:
     if facts.problem is not None:
         return Verdict("False", facts.problem.reason, facts.problem.message)
+    if routed.reason == Reason.NAME_CONFLICT:
+        return routed
     if facts.replicas == 0:
         return Verdict("True", Reason.SWITCHED_OFF, available.message)
     if available.status == "False":

@@ -1,0 +1,55 @@
+"""A settled system writes nothing: counted in the API server's own audit log."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.support.installed import NAMESPACE, Installed, eventually
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+
+IDLE_S = 60
+MODELS = 20
+MUTATING = {"create", "update", "patch", "delete", "deletecollection"}
+
+
+def _writes(audit_log: Path, offset: int) -> list[str]:
+    """Mutating requests of Nimway's ServiceAccounts since `offset`, Lease renewals apart."""
+    with audit_log.open(encoding="utf-8") as file:
+        file.seek(offset)
+        events = [json.loads(line) for line in file if line.endswith("}\n")]
+    return [
+        f"{event['user']['username']} {event['verb']} {event['requestURI']}"
+        for event in events
+        if event["verb"] in MUTATING
+        and event["user"]["username"].startswith(f"system:serviceaccount:{NAMESPACE}:nimway")
+        and event["objectRef"]["resource"] != "leases"
+    ]
+
+
+def test_twenty_models_at_rest_cause_no_write(installed: Installed, models: str) -> None:
+    sandbox = installed.cluster.sandbox
+    if sandbox is None:
+        pytest.skip("the audit log of a foreign cluster is out of reach")
+    for number in range(MODELS):
+        installed.apply_model(models, f"idle-{number}", f"org/idle-{number}", replicas=0)
+    eventually(
+        lambda: all(
+            model.get("status", {}).get("ready") == "0/0"
+            and any(
+                each["type"] == "Routed" and each["status"] == "True"
+                for each in model["status"]["conditions"]
+            )
+            for model in installed.list(models, "nimmodels")
+        ),
+        60,
+    )
+    threading.Event().wait(3)  # what is still on its way, such as statuses, arrives
+    offset = sandbox.audit_log.stat().st_size
+
+    threading.Event().wait(IDLE_S)
+
+    assert _writes(sandbox.audit_log, 0), "the audit log names the operator's writes"
+    assert _writes(sandbox.audit_log, offset) == []
