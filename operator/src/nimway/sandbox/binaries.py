@@ -75,6 +75,11 @@ def helm(progress: Progress) -> Path:
     return toolchain.helm(progress)
 
 
+def everything(progress: Progress) -> list[Path]:
+    """Build and fetch all that a sandbox, its demo and its tests need, and say where it is."""
+    return [control_plane(progress), kubectl(progress), helm(progress)]
+
+
 def kubernetes_version() -> str:
     """Return the version that go.mod asks for, like `v1.36.3`."""
     match = re.search(r"k8s\.io/kubernetes (v[\d.]+)", (_MODULE / "go.mod").read_text())

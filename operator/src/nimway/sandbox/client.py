@@ -21,8 +21,14 @@ _RELIST_AFTER_S: Final = 0.2
 _LINE_BYTES_MAX: Final = 8 << 20
 
 
+_UNREACHABLE: Final = "Unreachable"
+
+
 class ApiError(Exception):
-    """The API server said no: `status` is the HTTP code, `reason` Kubernetes' word for it."""
+    """The API server said no: `status` is the HTTP code, `reason` Kubernetes' word for it.
+
+    When it could not be asked at all, `status` is 0 and `reason` is `Unreachable`.
+    """
 
     def __init__(self, status: int, reason: str, message: str) -> None:
         super().__init__(message)
@@ -105,27 +111,34 @@ class Client:
     ) -> dict[str, Any]:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": content_type} if data is not None else {}
-        async with self._open_session.request(
-            method, self._base + path, data=data, headers=headers, params=query
-        ) as response:
-            answer = await response.read()
-            if response.status >= 400:  # noqa: PLR2004 - HTTP's first error
-                raise _error(response.status, answer)
-            decoded: dict[str, Any] = json.loads(answer)
-            return decoded
+        try:
+            async with self._open_session.request(
+                method, self._base + path, data=data, headers=headers, params=query
+            ) as response:
+                answer = await response.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise ApiError(0, _UNREACHABLE, str(error)) from error
+        if response.status >= 400:  # noqa: PLR2004 - HTTP's first error
+            raise _error(response.status, answer)
+        decoded: dict[str, Any] = json.loads(answer)
+        return decoded
 
     async def watch(self, path: str, **query: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
         """Yield (event type, object) until the server ends the watch."""
         query = {"watch": "true", "allowWatchBookmarks": "true", **query}
-        async with self._open_session.get(self._base + path, params=query) as response:
-            if response.status >= 400:  # noqa: PLR2004 - HTTP's first error
-                raise _error(response.status, await response.read())
-            async for line in response.content:
-                event = json.loads(line)
-                if event["type"] == "ERROR":
-                    status = event["object"]
-                    raise ApiError(status["code"], status["reason"], status["message"])
-                yield event["type"], event["object"]
+        try:
+            async with self._open_session.get(self._base + path, params=query) as response:
+                if response.status >= 400:  # noqa: PLR2004 - HTTP's first error
+                    raise _error(response.status, await response.read())
+                async for line in response.content:
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        status = event["object"]
+                        raise ApiError(status["code"], status["reason"], status["message"])
+                    yield event["type"], event["object"]
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            # ValueError: a line cut short by a connection that broke.
+            raise ApiError(0, _UNREACHABLE, str(error)) from error
 
     async def follow(self, path: str, **query: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
         """Yield every change for ever: a list as SYNCED and ADDED events, then its watch, again.
@@ -141,7 +154,7 @@ class Client:
                 async for kind, item in self.watch(path, resourceVersion=version, **query):
                     if kind != "BOOKMARK":
                         yield kind, item
-            except (ApiError, aiohttp.ClientError, TimeoutError, json.JSONDecodeError):
+            except ApiError:
                 await asyncio.sleep(_RELIST_AFTER_S)
 
 

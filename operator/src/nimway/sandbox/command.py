@@ -13,6 +13,7 @@ from typing import Final, ParamSpec, TypeVar
 
 import click
 
+from nimway.sandbox import binaries as programs
 from nimway.sandbox import launcher
 from nimway.sandbox.errors import SandboxError
 
@@ -156,6 +157,28 @@ def kubectl(name: str, arguments: tuple[str, ...]) -> None:
 def logs(name: str, arguments: tuple[str, ...]) -> None:
     """Print a pod's output, as kubectl logs does (give --name first)."""
     sys.exit(launcher.run_kubectl(launcher.attach(name), ["logs", *arguments]))
+
+
+@sandbox.command()
+@_sentences
+def binaries() -> None:
+    """Build or fetch what the sandbox needs, and print where it is; nothing to do the next time."""
+    for path in programs.everything(lambda text: click.echo(text, err=True)):
+        click.echo(path)
+
+
+@sandbox.command()
+@_name
+@click.option("-n", "--namespace", default="default", show_default=True)
+@click.option("--port-name", default="http", show_default=True, help="Name of the Service's port.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port on 127.0.0.1 [free one].")
+@click.argument("service")
+@_sentences
+def forward(*, name: str, namespace: str, port_name: str, port: int | None, service: str) -> None:
+    """Join a port of 127.0.0.1 to a Service's ready pods for as long as the sandbox runs."""
+    listener = launcher.listen_on_loopback(port or 0)
+    found = launcher.attach(name).forward_service(namespace, service, port_name, listener)
+    click.echo(f"http://127.0.0.1:{found}")
 
 
 @sandbox.command()

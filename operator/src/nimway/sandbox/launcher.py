@@ -192,6 +192,8 @@ def launch(options: Options, progress: Progress | None = None) -> Sandbox:
             eager_probes=options.eager_probes,
             pretend=options.pretend,
         )
+        if directory.resolve().is_relative_to("/run"):
+            raise SandboxError(f"{directory} is below /run, which pods replace: set XDG_STATE_HOME")
         if len(str(config.control_socket)) > _UNIX_PATH_BYTES_MAX:
             raise SandboxError(
                 f"the path {directory} is too long: set XDG_STATE_HOME to a short one"

@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import aiohttp
-
 from nimway.sandbox.client import ApiError
 from nimway.sandbox.node import volumes
 from nimway.sandbox.node.context import Context
 from nimway.sandbox.node.environment import ConfigError
+from nimway.sandbox.node.fields import FieldError
 from nimway.sandbox.node.timing import now, parse
 from nimway.tasks import spawn
 
@@ -83,7 +82,7 @@ class VolumeSet:
             for volume in rendered:
                 try:
                     await self._prepare(volume)
-                except (ConfigError, ApiError, aiohttp.ClientError, TimeoutError):
+                except (ConfigError, FieldError, ApiError):
                     continue
 
     async def _prepare(self, volume: dict[str, Any]) -> Path:

@@ -3,8 +3,6 @@
 import asyncio
 from typing import Any, Final
 
-import aiohttp
-
 from nimway.sandbox.client import ApiError, Client
 from nimway.sandbox.config import BRIDGE_ADDRESS, KUBELET_PORT, SandboxConfig
 from nimway.sandbox.node.timing import micro_stamp, now, stamp
@@ -117,6 +115,6 @@ async def keep_leases(client: Client, config: SandboxConfig) -> None:
                     if error.reason != "NotFound":
                         raise
                     await client.create(folder, lease)
-            except (ApiError, aiohttp.ClientError, TimeoutError):
+            except ApiError:
                 continue
         await asyncio.sleep(_RENEW_EVERY_S)

@@ -11,8 +11,6 @@ import shutil
 from pathlib import Path
 from typing import Any, Final
 
-import aiohttp
-
 from nimway.sandbox.client import STRATEGIC_PATCH, ApiError
 from nimway.sandbox.config import BRIDGE_ADDRESS
 from nimway.sandbox.node import fields, status, volumes
@@ -233,7 +231,7 @@ class Pod:
             state.ready = False
             state.state = status.terminated(0, parse(self._started), now(), state.container_id)
         self._ended = True
-        with contextlib.suppress(ApiError, aiohttp.ClientError):
+        with contextlib.suppress(ApiError):
             await self._report()
         options = {"gracePeriodSeconds": 0, "preconditions": {"uid": metadata["uid"]}}
         while True:
@@ -242,8 +240,6 @@ class Pod:
             except ApiError as error:
                 if error.reason in ("NotFound", "Conflict"):
                     return
-            except (aiohttp.ClientError, TimeoutError):
-                pass
             else:
                 return
             await asyncio.sleep(_STATUS_RETRY_S)
@@ -270,9 +266,6 @@ class Pod:
                 if error.reason in ("NotFound", "Conflict"):
                     return
                 _log.warning("writing status of %s: %s", self._name, error.message)
-                self._dirty.set()
-                await asyncio.sleep(_STATUS_RETRY_S)
-            except (aiohttp.ClientError, TimeoutError):
                 self._dirty.set()
                 await asyncio.sleep(_STATUS_RETRY_S)
 

@@ -9,8 +9,6 @@ import shutil
 from pathlib import Path
 from typing import Any, Final
 
-import aiohttp
-
 from nimway.sandbox.client import ApiError, Client
 from nimway.tasks import spawn
 
@@ -83,7 +81,7 @@ async def _provision_one(client: Client, folder: Path, claim: dict[str, Any]) ->
     }
     try:
         await client.create(_VOLUMES, volume)
-    except (ApiError, aiohttp.ClientError):
+    except ApiError:
         return
 
 
@@ -102,5 +100,5 @@ async def _reclaim(client: Client) -> None:
             await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
             try:
                 await client.delete(f"{_VOLUMES}/{volume['metadata']['name']}")
-            except (ApiError, aiohttp.ClientError):
+            except ApiError:
                 continue
