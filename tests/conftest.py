@@ -1,3 +1,3 @@
 """Fixtures that several parts' tests share live in tests/support."""
 
-pytest_plugins = ["tests.support.cluster", "tests.support.installed"]
+pytest_plugins = ["tests.support.cluster", "tests.support.golden", "tests.support.installed"]

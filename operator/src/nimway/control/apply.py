@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable
 from nimway.control.client import (
     CREATE_ONLY_VERSION,
     ConflictError,
+    InvalidError,
     KubeClient,
     NotFoundError,
 )
 from nimway.control.election import LeadershipLostError
-from nimway.control.kinds import CLAIM, Kind, Manifest
+from nimway.control.kinds import CLAIM, SERVICE, Kind, Manifest
 from nimway.control.metrics import Metrics
 from nimway.control.plan import Action, Plan, plan, seal
 from nimway.control.resolve import Owner
@@ -109,10 +110,40 @@ class Applier:
         self._check(kind)
         _log.info("applying: %s reason=%r", _text(kind, sealed), step.reason)
         manifest = {**sealed, "metadata": {**sealed["metadata"], **fence}}
-        answer = await self._client.apply(kind, manifest)
+        try:
+            answer = await self._client.apply(kind, manifest)
+        except InvalidError:
+            if live is None or kind != SERVICE:
+                raise
+            manifest["metadata"]["resourceVersion"] = await self._reset_ports(sealed, live)
+            answer = await self._client.apply(kind, manifest)
         self._metrics.writes.labels(kind.kind, step.action.value).inc()
         self._store.put(kind, answer)
         return answer
+
+    async def _reset_ports(self, sealed: Manifest, live: Manifest) -> str:
+        """Put our ports in the place of somebody's that exclude them; return the new version.
+
+        Apply leaves the ports of others alone, and refuses ours if theirs have the same name.
+        """
+        metadata = live["metadata"]
+        answer = await self._client.patch(
+            SERVICE,
+            metadata["namespace"],
+            metadata["name"],
+            [
+                {"op": "test", "path": "/metadata/uid", "value": metadata["uid"]},
+                {
+                    "op": "replace",
+                    "path": "/metadata/resourceVersion",
+                    "value": metadata["resourceVersion"],
+                },
+                {"op": "replace", "path": "/spec/ports", "value": sealed["spec"]["ports"]},
+            ],
+        )
+        self._metrics.writes.labels(SERVICE.kind, "patch").inc()
+        version: str = answer["metadata"]["resourceVersion"]
+        return version
 
     async def _read(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
         try:

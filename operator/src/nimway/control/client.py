@@ -17,6 +17,7 @@ import msgspec
 from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio import config as kubernetes_config
 
+import nimway
 from nimway.control.kinds import FIELD_MANAGER, Kind, Manifest
 
 REQUEST_TIMEOUT_S = 30.0
@@ -28,6 +29,7 @@ CREATE_ONLY_VERSION = "1"
 
 _APPLY = "application/apply-patch+yaml"
 _JSON = "application/json"
+_JSON_PATCH = "application/json-patch+json"
 
 
 class ApiError(Exception):
@@ -69,6 +71,7 @@ class KubeClient:
     def __init__(self, configuration: kubernetes_client.Configuration) -> None:
         self.configuration = configuration
         self._api = kubernetes_client.ApiClient(configuration)
+        self._agent = f"nimway/{nimway.__version__}"
         self._host = configuration.host.rstrip("/")
 
     async def close(self) -> None:
@@ -115,6 +118,19 @@ class KubeClient:
         )
         return answer
 
+    async def patch(
+        self, kind: Kind, namespace: str, name: str, operations: list[Manifest]
+    ) -> Manifest:
+        """Change an object by a JSON patch (RFC 6902); its first operations are preconditions."""
+        answer: Manifest = await self.request(
+            "PATCH",
+            kind.path(namespace, name),
+            query={"fieldManager": FIELD_MANAGER},
+            body=operations,
+            content_type=_JSON_PATCH,
+        )
+        return answer
+
     async def delete(self, kind: Kind, manifest: Manifest) -> None:
         """Delete the very object that was observed, in the state it was observed in."""
         metadata = manifest["metadata"]
@@ -138,7 +154,7 @@ class KubeClient:
         path: str,
         *,
         query: Mapping[str, str] | None = None,
-        body: Manifest | None = None,
+        body: Manifest | list[Manifest] | None = None,
         content_type: str = _JSON,
         timeout_s: float = REQUEST_TIMEOUT_S,
     ) -> Any:
@@ -147,7 +163,7 @@ class KubeClient:
         Raises:
             ApiError: one of its kinds, with the API server's own words.
         """
-        headers = {"Accept": _JSON, "Content-Type": content_type}
+        headers = {"Accept": _JSON, "Content-Type": content_type, "User-Agent": self._agent}
         await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         url = f"{self._host}{path}" + (f"?{urlencode(query)}" if query else "")
         try:

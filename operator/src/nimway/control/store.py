@@ -6,6 +6,7 @@ are kept as JSON bytes, an eighth of the size of dictionaries. Nothing here is t
 each write carries the uid and resourceVersion of the copy it was decided from.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -15,6 +16,9 @@ import msgspec
 
 from nimway.control.desired.names import OWNER_LABEL
 from nimway.control.kinds import CHILDREN, FIELD_MANAGER, OWNERS, POD, Kind, Manifest, Ref
+
+TOMBSTONES_MAX = 10_000
+"""How many deletions are remembered, so that a late answer does not bring an object back."""
 
 _REVISION_ANNOTATION = "deployment.kubernetes.io/revision"
 _HAS_GENERATION = frozenset({"NIMModel", "NIMProxy", "Deployment", "PodDisruptionBudget"})
@@ -44,6 +48,7 @@ class Store:
         self._entries: dict[Ref, _Entry] = {}
         self._children: dict[str, set[Ref]] = {}
         self._owners: dict[str, Ref] = {}
+        self._tombstones: OrderedDict[str, int] = OrderedDict()
 
     def put(self, kind: Kind, manifest: Manifest) -> Change:
         """Remember `manifest` unless a newer state of it is known, and tell what it changed."""
@@ -52,6 +57,8 @@ class Store:
         known = self._entries.get(ref)
         if known is not None and not _is_newer(metadata, known):
             return Change.NONE
+        if _number(metadata["resourceVersion"]) <= self._tombstones.get(metadata["uid"], -1):
+            return Change.NONE  # the answer to a write that came after the news of the deletion
         trimmed = _trim(kind, manifest)
         entry = _Entry(
             uid=metadata["uid"],
@@ -72,10 +79,16 @@ class Store:
         return Change.STATUS
 
     def remove(self, kind: Kind, manifest: Manifest) -> bool:
-        """Forget the object if it is the one that was deleted; tell whether it was known."""
-        ref = ref_of(kind, manifest)
+        """Forget the object if it is the one that was deleted; tell whether it was known.
+
+        `manifest` is its last state, with the version of the deletion.
+        """
+        ref, metadata = ref_of(kind, manifest), manifest["metadata"]
+        self._tombstones[metadata["uid"]] = _number(metadata["resourceVersion"])
+        while len(self._tombstones) > TOMBSTONES_MAX:
+            self._tombstones.popitem(last=False)
         known = self._entries.get(ref)
-        if known is None or known.uid != manifest["metadata"]["uid"]:
+        if known is None or known.uid != metadata["uid"]:
             return False
         self._forget(ref, known)
         return True
