@@ -4,6 +4,7 @@ Owns the state folder, the lock on a sandbox's name and the handle that callers 
 inside is `supervisor`'s; this module only reads its events.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -31,6 +32,8 @@ DEFAULT_NAME: Final = "default"
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 _START_DEADLINE_S: Final = 150.0
 _STOP_DEADLINE_S: Final = 15.0
+# A sandbox whose launcher was killed holds its name and its ports for some 0.2 s more.
+_PATIENCE_S: Final = 1.0
 _UNIX_PATH_BYTES_MAX: Final = 107
 
 
@@ -175,7 +178,7 @@ def launch(options: Options, progress: Progress | None = None) -> Sandbox:
     base = state_folder()
     _sweep(base)
     directory = base / options.name
-    lock = _take_lock(directory)
+    lock = _take_lock(directory, _PATIENCE_S)
     try:
         listener = listen_on_loopback(options.port or 0)
         shutil.rmtree(directory, ignore_errors=True)
@@ -328,27 +331,42 @@ def listen_on_loopback(port: int) -> socket.socket:
     """
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(("127.0.0.1", port))
-        listener.listen(1024)
-    except OSError as error:
-        listener.close()
-        raise SandboxError(
-            f"port {port} of 127.0.0.1 is in use: choose another with --port, or `make demo "
-            f"PORT={port + 1}`"
-        ) from error
-    return listener
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            listener.bind(("127.0.0.1", port))
+            listener.listen(1024)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE and time.monotonic() < deadline:
+                time.sleep(0.02)
+                continue
+            listener.close()
+            raise SandboxError(_why_not_listening(port, error)) from error
+        return listener
 
 
-def _take_lock(directory: Path) -> int:
+def _why_not_listening(port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        way_out = f"choose another with --port, or `make demo PORT={port + 1}`"
+        return f"port {port} of 127.0.0.1 is in use: {way_out}"
+    return (
+        f"cannot listen on port {port} of 127.0.0.1: {error.strerror}; choose another with --port"
+    )
+
+
+def _take_lock(directory: Path, patience_s: float) -> int:
     """Take the lock on a sandbox's name; its descriptor is inherited by all that run in it."""
     path = directory.with_suffix(".lock")
+    deadline = time.monotonic() + patience_s
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
+            if time.monotonic() < deadline:
+                time.sleep(0.01)
+                continue
             raise SandboxError(
                 f"sandbox {directory.name!r} is already running: choose another --name, or end it "
                 f"with `nimway sandbox down --name {directory.name}`"
@@ -393,7 +411,7 @@ def _sweep(base: Path) -> None:
     for path in base.glob("*.lock"):
         directory = path.with_suffix("")
         try:
-            descriptor = _take_lock(directory)
+            descriptor = _take_lock(directory, 0.0)
         except SandboxError:
             continue
         shutil.rmtree(directory, ignore_errors=True)

@@ -56,7 +56,7 @@ class Supervisor:
         self._config = config
         self._events = events
         self._forker = forker
-        self._programs: dict[asyncio.Task[int], str] = {}
+        self._programs: dict[asyncio.Task[Any], str] = {}
 
     def say(self, **event: Any) -> None:
         """Send one event to the launcher, which may have gone."""
@@ -109,7 +109,7 @@ class Supervisor:
                 keep=folders_of_programs(),
             )
         )
-        spawn(agent.run(), name="node-agent")
+        self._programs[spawn(agent.run(), name="node-agent")] = "node-agent"
 
     async def _start(self, name: str, command: list[str]) -> None:
         _log.info("starting: %s", " ".join(command))
@@ -121,6 +121,8 @@ class Supervisor:
 
     def _check_programs(self) -> None:
         for task, name in self._programs.items():
+            if task.done() and (error := task.exception()) is not None:
+                raise SandboxError(f"{name} failed: {error!r} (see {self._config.logs})")
             if task.done():
                 log = self._config.logs / f"{name}.log"
                 tail = log.read_text(errors="replace").strip().splitlines()[-1:]
