@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nimway import routes
-from nimway.routes import Route, RoutesError, build_table, decode, encode
+from nimway.routes import Policy, Route, RoutesError, build_table, decode, encode
 
 LLAMA = Route(
     namespace="models",
@@ -19,6 +19,7 @@ LLAMA = Route(
 EMBED = replace(LLAMA, name="embed", model="nvidia/embed", names=("nvidia/embed",), service="e")
 
 label = st.from_regex(r"[a-z]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
+count = st.none() | st.integers(0, 9)
 served = st.text(min_size=1, max_size=12)
 some_routes = st.lists(
     st.builds(
@@ -29,6 +30,17 @@ some_routes = st.lists(
         names=st.just(()),
         service=label,
         created_s=st.integers(0, 2**33),
+        policy=st.builds(
+            Policy,
+            strategy=st.sampled_from(routes.STRATEGIES),
+            timeout_connect_s=count,
+            timeout_total_s=count,
+            max_concurrency=count,
+            queue_requests_max=count,
+            queue_wait_max_s=count,
+            retries=st.integers(0, 9),
+            apis=st.lists(st.sampled_from(["chat", "completions"]), unique=True).map(tuple),
+        ),
     ),
     unique_by=lambda route: route.key,
     max_size=6,
@@ -75,9 +87,17 @@ def test_any_change_of_a_route_changes_the_revision() -> None:
             replace(LLAMA, created_s=1),
             replace(LLAMA, namespace="other"),
             replace(LLAMA, name="other"),
+            replace(LLAMA, adapters=("lora",)),
+            replace(LLAMA, policy=Policy(retries=0)),
         )
     }
-    assert len(revisions) == 7
+    assert len(revisions) == 9
+
+
+def test_a_policy_shows_only_what_is_not_as_by_default() -> None:
+    text = encode(build_table([replace(LLAMA, policy=Policy(max_concurrency=8))]))["routes.json"]
+    assert '"policy": {\n   "max_concurrency": 8\n  }' in text
+    assert "policy" not in encode(build_table([LLAMA]))["routes.json"]
 
 
 def test_an_empty_table_is_a_table() -> None:
@@ -108,8 +128,22 @@ def _sealed(text: str) -> dict[str, str]:
         (_sealed("[]"), "routes.json: expected an object"),
         (_sealed('{"llama": {}}'), "'llama': expected 'namespace/name'"),
         (_sealed('{"a/b": 1}'), "'a/b': expected 'namespace/name' and an object"),
-        (_sealed('{"a/b": {"names": "x"}}'), "a/b.names: expected a list of strings"),
         (_sealed('{"a/b": {"names": []}}'), "a/b.created: expected Unix seconds"),
+        (
+            _sealed('{"a/b": {"names": "x", "created": 1, "model": "m"}}'),
+            "a/b.names: expected a list of strings",
+        ),
+        *(
+            (_sealed(f'{{"a/b": {{"created": 1, "model": "m", "service": "s", {more}}}}}'), text)
+            for more, text in (
+                ('"policy": []', "a/b.policy: expected an object"),
+                ('"policy": {"x": 1}', "a/b.policy.x: unknown"),
+                ('"policy": {"strategy": "Best"}', "a/b.policy.strategy: expected one of"),
+                ('"policy": {"retries": -1}', "a/b.policy.retries: expected a whole number"),
+                ('"policy": {"apis": "chat"}', "a/b.policy.apis: expected a list"),
+                ('"adapters": [1]', "a/b.adapters: expected a list of strings"),
+            )
+        ),
         (_sealed('{"a/b": {"names": [], "created": 1}}'), "a/b.model: expected a non-empty"),
         (
             _sealed('{"a/b": {"names": [], "created": 1, "model": "m"}}'),

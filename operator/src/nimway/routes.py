@@ -9,8 +9,8 @@ It does no IO and imports the standard library only, so that a proxy worker stay
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, TypeGuard
 
 FORMAT_VERSION = "1"
 """Version of the ConfigMap's layout; a proxy refuses a table of another version."""
@@ -25,6 +25,11 @@ MODEL_ENDPOINTS_SELECTOR = "app.kubernetes.io/managed-by=nimway,app.kubernetes.i
 SERVICE_LABEL = "kubernetes.io/service-name"
 """Label in which Kubernetes names the Service that an EndpointSlice belongs to."""
 
+LEAST_REQUESTS = "LeastRequests"
+PREFIX_HASH = "PrefixHash"
+SESSION_HASH = "SessionHash"
+STRATEGIES = (LEAST_REQUESTS, PREFIX_HASH, SESSION_HASH)
+
 HTTP_PORT_NAME = "http"
 """Name of the model port in the Service, hence in its EndpointSlices."""
 
@@ -34,12 +39,37 @@ class RoutesError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Policy:
+    """How requests to one model are treated; a time of None is the proxy's own default.
+
+    `max_concurrency` (requests at one pod) and `queue_requests_max` count over all proxies: each
+    worker takes its share. `retries` counts further pods to connect to. `apis` are names as in
+    `NIMModel.spec.routing.apis`; empty means all.
+    """
+
+    strategy: str = LEAST_REQUESTS
+    timeout_connect_s: int | None = None
+    timeout_first_byte_s: int | None = None
+    timeout_idle_s: int | None = None
+    timeout_total_s: int | None = None
+    max_concurrency: int | None = None
+    queue_requests_max: int | None = None
+    queue_wait_max_s: int | None = None
+    retries: int = 2
+    apis: tuple[str, ...] = ()
+
+
+DEFAULT_POLICY = Policy()
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """One NIMModel as the proxy needs it.
 
     `model` is the name the NIM answers to. `names` are the served names that lead here: `model`
-    and its aliases, less those that another object holds. `service` is the Service in `namespace`
-    whose EndpointSlices list the pods. `created_s` is the object's creationTimestamp, Unix seconds.
+    and its aliases, less those that another object holds; `adapters` are LoRA adapters, which the
+    NIM knows by the same names. `service` is the Service in `namespace` whose EndpointSlices list
+    the pods. `created_s` is the object's creationTimestamp, Unix seconds.
     """
 
     namespace: str
@@ -48,6 +78,8 @@ class Route:
     names: tuple[str, ...]
     service: str
     created_s: int
+    adapters: tuple[str, ...] = ()
+    policy: Policy = DEFAULT_POLICY
 
     @property
     def key(self) -> str:
@@ -111,16 +143,26 @@ def decode(data: Mapping[str, str]) -> RoutingTable:
 
 
 def _routes_json(routes: tuple[Route, ...]) -> str:
-    entries = {
-        route.key: {
-            "model": route.model,
-            "names": list(route.names),
-            "service": route.service,
-            "created": route.created_s,
-        }
-        for route in routes
-    }
+    entries = {route.key: _encode_route(route) for route in routes}
     return json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
+
+
+def _encode_route(route: Route) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "model": route.model,
+        "names": list(route.names),
+        "service": route.service,
+        "created": route.created_s,
+    }
+    if route.adapters:
+        entry["adapters"] = list(route.adapters)
+    # What is as by default is left out: a person reads the exceptions, and the table stays small.
+    policy = {
+        field.name: value
+        for field in fields(Policy)
+        if (value := getattr(route.policy, field.name)) != field.default
+    }
+    return {**entry, "policy": policy} if policy else entry
 
 
 def _revision(text: str) -> str:
@@ -131,20 +173,46 @@ def _decode_route(key: str, entry: Any) -> Route:
     namespace, slash, name = key.partition("/")
     if not (namespace and slash and name) or not isinstance(entry, dict):
         raise RoutesError(f"{KEY_ROUTES}: {key!r}: expected 'namespace/name' and an object")
-    names = entry.get("names")
-    if not isinstance(names, list) or not all(isinstance(item, str) for item in names):
-        raise RoutesError(f"{KEY_ROUTES}: {key}.names: expected a list of strings")
     created_s = entry.get("created")
-    if not isinstance(created_s, int):
+    if not _is_count(created_s):
         raise RoutesError(f"{KEY_ROUTES}: {key}.created: expected Unix seconds")
     return Route(
         namespace=namespace,
         name=name,
         model=_text(key, entry, "model"),
-        names=tuple(names),
+        names=_texts(key, entry, "names"),
         service=_text(key, entry, "service"),
         created_s=created_s,
+        adapters=_texts(key, entry, "adapters"),
+        policy=_decode_policy(f"{key}.policy", entry.get("policy", {})),
     )
+
+
+def _decode_policy(where: str, entry: Any) -> Policy:
+    if not isinstance(entry, dict):
+        raise RoutesError(f"{KEY_ROUTES}: {where}: expected an object")
+    known = {field.name for field in fields(Policy)}
+    if unknown := entry.keys() - known:
+        raise RoutesError(f"{KEY_ROUTES}: {where}.{min(unknown)}: unknown")
+    values: dict[str, Any] = dict(entry)
+    if values.setdefault("strategy", LEAST_REQUESTS) not in STRATEGIES:
+        raise RoutesError(f"{KEY_ROUTES}: {where}.strategy: expected one of {STRATEGIES}")
+    values["apis"] = _texts(where, entry, "apis")
+    for name in known - {"strategy", "apis"}:
+        if name in values and not _is_count(values[name]):
+            raise RoutesError(f"{KEY_ROUTES}: {where}.{name}: expected a whole number")
+    return Policy(**values)
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _texts(key: str, entry: Mapping[str, Any], field: str) -> tuple[str, ...]:
+    value = entry.get(field, [])
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise RoutesError(f"{KEY_ROUTES}: {key}.{field}: expected a list of strings")
+    return tuple(value)
 
 
 def _text(key: str, entry: Mapping[str, Any], field: str) -> str:
@@ -157,7 +225,7 @@ def _text(key: str, entry: Mapping[str, Any], field: str) -> str:
 def _refuse_duplicates(table: RoutingTable) -> None:
     owner: dict[str, str] = {}
     for route in table.routes:
-        for name in route.names:
+        for name in (*route.names, *route.adapters):
             if name in owner:
                 raise RoutesError(
                     f"{KEY_ROUTES}: {name!r} is claimed by {owner[name]} and {route.key}"

@@ -184,6 +184,75 @@ class ServiceMeta(ApiModel):
     labels: Labels | None = None
 
 
+class Adapter(ApiModel):
+    """A LoRA adapter that the NIM loads beside its base model (from NIM_PEFT_SOURCE)."""
+
+    name: ServedName = Field(description="The id under which clients use the adapter.")
+
+
+Seconds = Annotated[int, Field(ge=1, le=86400)]
+
+
+class RoutingTimeouts(ApiModel):
+    """Timeouts of requests to this model; the proxy's own where absent. Clients may lower them."""
+
+    connect_seconds: Annotated[int, Field(ge=1, le=60)] | None = None
+    first_byte_seconds: Seconds | None = Field(
+        None, description="Until the answer begins; an answer that is not streamed is one wait."
+    )
+    idle_seconds: Seconds | None = Field(None, description="Between two pieces of an answer.")
+    total_seconds: Seconds | None = Field(None, description="From the request to the last byte.")
+
+
+class RoutingQueue(ApiModel):
+    """Requests that wait for a place; what does not fit is refused with 503 and Retry-After."""
+
+    max_requests: Annotated[int, Field(ge=0, le=100000)] | None = Field(
+        None, description="Requests that may wait, over all proxies."
+    )
+    max_wait_seconds: Annotated[int, Field(ge=0, le=3600)] | None = Field(
+        None, description="Longest wait; SDKs give up after 60 s and ask again."
+    )
+
+
+class Routing(ApiModel):
+    """How the proxies treat requests to this model."""
+
+    strategy: Literal["LeastRequests", "PrefixHash", "SessionHash"] = Field(
+        "LeastRequests",
+        description="Which pod gets a request: the least busy; the one that knows its prefix; "
+        "the one that serves its session.",
+    )
+    timeouts: RoutingTimeouts | None = None
+    max_concurrency: Annotated[int, Field(ge=1, le=100000)] | None = Field(
+        None, description="Requests that one pod gets at a time, over all proxies."
+    )
+    queue: RoutingQueue | None = None
+    retries: Annotated[int, Field(ge=0, le=10)] = Field(
+        2, description="Further pods to try when one cannot be connected; never after that."
+    )
+    apis: (
+        Annotated[
+            list[
+                Literal[
+                    "completions",
+                    "chat",
+                    "embeddings",
+                    "classify",
+                    "ranking",
+                    "rerank",
+                    "responses",
+                    "messages",
+                    "tokenize",
+                    "audio",
+                ]
+            ],
+            Field(min_length=1, max_length=16, json_schema_extra=SET),
+        ]
+        | None
+    ) = Field(None, description="APIs that may be used with this model; all if absent.")
+
+
 class NIMModelSpec(Placement):
     """What the user wants: one model, its container, its GPUs, and how it lives."""
 
@@ -192,6 +261,12 @@ class NIMModelSpec(Placement):
             (
                 "!has(self.aliases) || !self.aliases.exists(name, name == self.model)",
                 "aliases: must not repeat model",
+            ),
+            (
+                "!has(self.adapters) || !self.adapters.exists(adapter, "
+                "adapter.name == self.model || "
+                "(has(self.aliases) && adapter.name in self.aliases))",
+                "adapters: must not repeat model or an alias",
             ),
             (
                 "!has(self.resources) || !has(self.resources.limits) || "
@@ -210,6 +285,9 @@ class NIMModelSpec(Placement):
     aliases: Annotated[list[ServedName], Field(max_length=16, json_schema_extra=SET)] | None = (
         Field(None, description="Further names clients may use; the NIM always sees `model`.")
     )
+    adapters: (
+        Annotated[list[Adapter], Field(max_length=64, json_schema_extra=keyed_by("name"))] | None
+    ) = Field(None, description="LoRA adapters to list and route under their own ids.")
     image: ImageReference = Field(description="The NIM's image; a digest may be given.")
     image_pull_policy: ImagePullPolicy | None = None
     command: Arguments | None = Field(None, description="Replaces the image's entrypoint.")
@@ -261,6 +339,7 @@ class NIMModelSpec(Placement):
     replicas: Annotated[int, Field(ge=0, le=1000)] = Field(
         1, description="Pods of this model; 0 switches it off. kubectl scale and an HPA write it."
     )
+    routing: Routing | None = None
     service: ServiceMeta | None = None
     labels: Labels | None = Field(None, description="Labels for all children; Nimway's own win.")
     annotations: Annotations | None = Field(None, description="Annotations for the pods.")

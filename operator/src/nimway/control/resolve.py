@@ -24,6 +24,8 @@ _NOT_IN_POD: dict[str, Any] = {
     "replicas": True,
     "rollout": True,
     "aliases": True,
+    "adapters": True,
+    "routing": True,
     "service": True,
     "queue_name": True,
     "storage": {

@@ -8,12 +8,13 @@ name keeps its other names.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from nimway.api.kubernetes import LabelSelector
 from nimway.control.clock import unix_s
 from nimway.control.desired import names
 from nimway.control.kinds import Manifest
-from nimway.routes import Route, RoutingTable, build_table
+from nimway.routes import DEFAULT_POLICY, Policy, Route, RoutingTable, build_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,8 @@ class Candidate:
     model: str
     aliases: tuple[str, ...]
     labels: Mapping[str, str]
+    adapters: tuple[str, ...] = ()
+    policy: Policy = DEFAULT_POLICY
 
     @property
     def key(self) -> str:
@@ -61,6 +64,25 @@ def candidate(manifest: Manifest) -> Candidate | None:
         model=model,
         aliases=tuple(spec.get("aliases") or ()),
         labels=metadata.get("labels") or {},
+        adapters=tuple(each["name"] for each in spec.get("adapters") or ()),
+        policy=policy(spec.get("routing") or {}),
+    )
+
+
+def policy(routing: Mapping[str, Any]) -> Policy:
+    """Return `NIMModel.spec.routing`, as the API server stored it, as the proxies need it."""
+    timeouts, queue = routing.get("timeouts") or {}, routing.get("queue") or {}
+    return Policy(
+        strategy=routing.get("strategy", DEFAULT_POLICY.strategy),
+        timeout_connect_s=timeouts.get("connectSeconds"),
+        timeout_first_byte_s=timeouts.get("firstByteSeconds"),
+        timeout_idle_s=timeouts.get("idleSeconds"),
+        timeout_total_s=timeouts.get("totalSeconds"),
+        max_concurrency=routing.get("maxConcurrency"),
+        queue_requests_max=queue.get("maxRequests"),
+        queue_wait_max_s=queue.get("maxWaitSeconds"),
+        retries=routing.get("retries", DEFAULT_POLICY.retries),
+        apis=tuple(routing.get("apis") or ()),
     )
 
 
@@ -82,7 +104,7 @@ def decide(
     refused: dict[str, dict[str, str]] = {}
     for each in selected:
         won = []
-        for name in (each.model, *each.aliases):
+        for name in (each.model, *each.aliases, *each.adapters):
             holder = holders.setdefault(name.casefold(), each.key)
             if holder == each.key:
                 won.append(name)
@@ -93,9 +115,11 @@ def decide(
                 namespace=each.namespace,
                 name=each.name,
                 model=each.model,
-                names=tuple(dict.fromkeys(won)),
+                names=tuple(name for name in dict.fromkeys(won) if name not in each.adapters),
                 service=names.slug(each.name),
                 created_s=unix_s(each.created),
+                adapters=tuple(name for name in each.adapters if name in won),
+                policy=each.policy,
             )
     return Decision(table=build_table(routes), routes=routes, refused=refused)
 
