@@ -1,0 +1,3 @@
+module nimway/bench/goload
+
+go 1.26

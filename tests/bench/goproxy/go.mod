@@ -1,0 +1,3 @@
+module nimway/bench/goproxy
+
+go 1.26
