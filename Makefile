@@ -97,3 +97,13 @@ kind: setup ## Run the cluster tests on kind (needs Docker, kind and kubectl)
 	kubectl --kubeconfig .venv/kind.kubeconfig patch node --subresource=status --type=json \
 	  --patch '[{"op": "add", "path": "/status/capacity/nvidia.com~1gpu", "value": "16"}]' $(KIND_CLUSTER)-control-plane
 	NIMWAY_TEST_KUBECONFIG=$$PWD/.venv/kind.kubeconfig $(PYTEST) tests -m cluster
+
+LITELLM ?=
+
+.PHONY: bench
+bench: setup ## Compare the proxy with HAProxy, nginx, Go and Rust routers (20 min; LITELLM=1)
+	@$(BIN)/python -m tests.bench $(if $(LITELLM),--litellm) $(ARGS)
+
+.PHONY: bench-quick
+bench-quick: setup ## Compare with HAProxy and the recorded ratios (3 min), fail when 20 % worse
+	@$(BIN)/python -m tests.bench --quick $(ARGS)
