@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -53,6 +54,14 @@ class ProxyHarness:
 
     server: Server
     port: int
+    _ahead_s: float = 0.0
+
+    def advance(self, seconds: float) -> None:
+        """Let `seconds` pass for the proxy's timeouts, and have it look at them."""
+        if not self._ahead_s:
+            self.server.now = lambda: time.monotonic() + self._ahead_s
+        self._ahead_s += seconds
+        self.server.sweep()
 
     @property
     def base_url(self) -> str:

@@ -45,6 +45,7 @@ class AdminServer:
         self.connections: set[Downstream] = set()
         self.streams: set[AdminExchange] = set()
         self.draining = False
+        self.stopping = False
         self.bodies_bytes = 0
         self._loop = asyncio.get_running_loop()
         self.now = self._loop.time

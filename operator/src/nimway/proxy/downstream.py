@@ -61,6 +61,7 @@ class Host(Protocol):
     settings: Settings
     connections: "set[Downstream]"
     draining: bool
+    stopping: bool
     bodies_bytes: int
 
     def now(self) -> float:
@@ -212,7 +213,7 @@ class Downstream(asyncio.Protocol):
         """The answer is written: read the next request, or close."""
         self._handler = None
         self._head = None
-        if not keep_alive:
+        if not keep_alive or (self._host.stopping and not self._buffer):
             self._close()
             return
         self._state = _HEAD

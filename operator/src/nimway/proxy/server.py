@@ -42,6 +42,7 @@ class Server:
         self.bodies_bytes = 0
         self.ready = False
         self.draining = False
+        self.stopping = False
         self.dirty: list[Model] = []
         self.on_dirty: Callable[[], None] = _ignore
         self.on_lines: Callable[[bytes], None] = _ignore_lines
@@ -74,6 +75,7 @@ class Server:
     async def drain(self, timeout_s: float) -> None:
         """Accept no more, close idle connections, wait for the requests under way, then stop."""
         self.draining = True
+        self.stopping = True
         if self._listener is not None:
             self._listener.close()
             self._listener = None

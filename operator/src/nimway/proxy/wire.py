@@ -28,7 +28,10 @@ HOST_FORM = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})
 REQUEST_ID_FORM = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 SECONDS_FORM = re.compile(rb"[0-9]{1,6}(?:\.[0-9]{1,3})?")
 STATUS_LINE_FORM = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*)?")
-CHUNK_LINE_FORM = re.compile(rb"([0-9A-Fa-f]{1,12})(?:;[\t\x20-\x7e\x80-\xff]*)?")
+CHUNK_LINE_FORM = re.compile(
+    rb"([0-9A-Fa-f]{1,12})"
+    rb"(?:;[!#$%&'*+.^_`|~0-9A-Za-z-]++(?:=(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++|\"[ !#-\[\]-~]*\"))?)*+"
+)
 TRAILER_FORM = re.compile(
     rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+", re.ASCII
 )

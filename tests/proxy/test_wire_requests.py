@@ -1,0 +1,307 @@
+"""Heads of requests: what is refused, what is accepted, and that splitting changes nothing."""
+
+import httptools
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nimway.proxy.wire import WireError, build_request, read_request
+
+REJECTED = {
+    "two Host fields": b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    "two equal Host fields": b"GET / HTTP/1.1\r\nHost: a\r\nhost: a\r\n\r\n",
+    "no Host": b"GET / HTTP/1.1\r\nX: a\r\n\r\n",
+    "empty Host": b"GET / HTTP/1.1\r\nHost:\r\n\r\n",
+    "Host with a path": b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
+    "Host with userinfo": b"GET / HTTP/1.1\r\nHost: u@a\r\n\r\n",
+    "Host with a comma": b"GET / HTTP/1.1\r\nHost: a,b\r\n\r\n",
+    "Host with a space": b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+    "Host with a bad port": b"GET / HTTP/1.1\r\nHost: a:b\r\n\r\n",
+    "Host with a query": b"GET / HTTP/1.1\r\nHost: a?b\r\n\r\n",
+    "Host with a fragment": b"GET / HTTP/1.1\r\nHost: a#b\r\n\r\n",
+    "Host with a backslash": b"GET / HTTP/1.1\r\nHost: a\\b\r\n\r\n",
+    "two Hosts in HTTP/1.0": b"GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n",
+    "Content-Length and Transfer-Encoding": (
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"
+    ),
+    "Transfer-Encoding and Content-Length": (
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n"
+    ),
+    "two Content-Lengths": (
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\n"
+    ),
+    "two equal Content-Lengths": (
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\n"
+    ),
+    **{
+        f"Content-Length {value!r}": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %b\r\n\r\n"
+        % value
+        for value in (
+            b"",
+            b"+3",
+            b"-3",
+            b"3,3",
+            b"3 3",
+            b"0x3",
+            b"3.0",
+            b"3;",
+            b"1e3",
+            b"\xc2\xb3",
+            b"9" * 19,
+            b"9" * 40,
+            b"18446744073709551616",
+        )
+    },
+    **{
+        f"Transfer-Encoding {value!r}": (
+            b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: %b\r\n\r\n" % value
+        )
+        for value in (
+            b"identity",
+            b"gzip",
+            b"gzip, chunked",
+            b"chunked, gzip",
+            b"chunked, chunked",
+            b"chunked, identity",
+            b"xchunked",
+            b"chunkedx",
+            b"chunked;q=1",
+            b'"chunked"',
+            b"",
+            b"\x0bchunked",
+            b"chunked\x00",
+            b",chunked",
+            b"chunked,",
+        )
+    },
+    "two Transfer-Encodings": (
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n"
+    ),
+    "Transfer-Encoding then identity": (
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n"
+        b"Transfer-Encoding: identity\r\n\r\n"
+    ),
+    "Transfer-Encoding in HTTP/1.0": (
+        b"POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    ),
+    "folded Transfer-Encoding": (
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding:\r\n chunked\r\n\r\n"
+    ),
+    "a folded field": b"GET / HTTP/1.1\r\nHost: a\r\nX: b\r\n c\r\n\r\n",
+    "a folded field with a tab": b"GET / HTTP/1.1\r\nHost: a\r\nX: b\r\n\tc\r\n\r\n",
+    "a first line that is folded": b"GET / HTTP/1.1\r\n Host: a\r\n\r\n",
+    "a bare CR in a value": b"GET / HTTP/1.1\r\nHost: a\r\nX: b\rc\r\n\r\n",
+    "a bare LF between fields": b"GET / HTTP/1.1\r\nHost: a\nX: b\r\n\r\n",
+    "a bare LF after the request line": b"GET / HTTP/1.1\nHost: a\r\n\r\n",
+    "NUL in a value": b"GET / HTTP/1.1\r\nHost: a\r\nX: b\x00c\r\n\r\n",
+    "NUL in a name": b"GET / HTTP/1.1\r\nHost: a\r\nX\x00: b\r\n\r\n",
+    "a control character in a value": b"GET / HTTP/1.1\r\nHost: a\r\nX: b\x01c\r\n\r\n",
+    "DEL in a value": b"GET / HTTP/1.1\r\nHost: a\r\nX: b\x7fc\r\n\r\n",
+    "a space before the colon": b"GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+    "a tab before the colon": b"GET / HTTP/1.1\r\nHost\t: a\r\n\r\n",
+    "an empty name": b"GET / HTTP/1.1\r\nHost: a\r\n: b\r\n\r\n",
+    "no colon": b"GET / HTTP/1.1\r\nHost: a\r\nXb\r\n\r\n",
+    "a space in a name": b"GET / HTTP/1.1\r\nHost: a\r\nX Y: b\r\n\r\n",
+    "a name with a high byte": b"GET / HTTP/1.1\r\nHost: a\r\nX\xff: b\r\n\r\n",
+    "a name in brackets": b"GET / HTTP/1.1\r\nHost: a\r\n(X): b\r\n\r\n",
+    "two spaces after the method": b"GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "two spaces after the target": b"GET /  HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a space in the target": b"GET /a b HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a trailing space": b"GET / HTTP/1.1 \r\nHost: a\r\n\r\n",
+    "a leading space": b" GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a tab in the request line": b"GET\t/\tHTTP/1.1\r\nHost: a\r\n\r\n",
+    "a fragment": b"GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a fragment in absolute-form": b"GET http://a/#b HTTP/1.1\r\nHost: a\r\n\r\n",
+    "HTTP/0.9 without a version": b"GET /a\r\n\r\n",
+    "HTTP/0.9": b"GET /a HTTP/0.9\r\nHost: a\r\n\r\n",
+    "HTTP/1.2": b"GET /a HTTP/1.2\r\nHost: a\r\n\r\n",
+    "HTTP/2.0": b"GET /a HTTP/2.0\r\nHost: a\r\n\r\n",
+    "HTTP/1.10": b"GET /a HTTP/1.10\r\nHost: a\r\n\r\n",
+    "HTTP/01.1": b"GET /a HTTP/01.1\r\nHost: a\r\n\r\n",
+    "http/1.1": b"GET /a http/1.1\r\nHost: a\r\n\r\n",
+    "the HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\n",
+    "another protocol": b"GET /a RTSP/1.0\r\nHost: a\r\n\r\n",
+    "no target": b"GET HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a method in lower case": b"get / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a method that is none": b"G@T / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a target without a slash": b"GET a HTTP/1.1\r\nHost: a\r\n\r\n",
+    "authority-form": b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n",
+    "asterisk-form": b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
+    "absolute-form of another scheme": b"GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+    "absolute-form with userinfo": b"GET http://u@a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+    "absolute-form without a host": b"GET http:///x HTTP/1.1\r\nHost: a\r\n\r\n",
+    "absolute-form without Host": b"GET http://a/x HTTP/1.1\r\nX: a\r\n\r\n",
+    "absolute-form with a malformed Host": b"GET http://a/x HTTP/1.1\r\nHost: a/b\r\n\r\n",
+    "a raw high byte in the target": b"GET /\xc3\xa9 HTTP/1.1\r\nHost: a\r\n\r\n",
+    "NUL in the target": b"GET /a\x00b HTTP/1.1\r\nHost: a\r\n\r\n",
+    "an unknown expectation": b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 200-ok\r\n\r\n",
+    "two Authorization fields": (
+        b"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer a\r\nAuthorization: Bearer b\r\n\r\n"
+    ),
+    "a timeout that is no number": b"GET / HTTP/1.1\r\nHost: a\r\nX-Nimway-Timeout: soon\r\n\r\n",
+    "a timeout of nothing": b"GET / HTTP/1.1\r\nHost: a\r\nX-Nimway-Timeout: 0\r\n\r\n",
+}
+
+ACCEPTED = {
+    "the least": (b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n", b"/a"),
+    "a port": (b"GET /a HTTP/1.1\r\nHost: a.b-c_d:8080\r\n\r\n", b"/a"),
+    "IPv6": (b"GET /a HTTP/1.1\r\nHost: [::1]:80\r\n\r\n", b"/a"),
+    "a trailing dot": (b"GET /a HTTP/1.1\r\nHost: a.example.\r\n\r\n", b"/a"),
+    "HTTP/1.0 without Host": (b"GET /a HTTP/1.0\r\n\r\n", b"/a"),
+    "a query": (b"GET /a?b=c HTTP/1.1\r\nHost: a\r\n\r\n", b"/a"),
+    "an empty query": (b"GET /a? HTTP/1.1\r\nHost: a\r\n\r\n", b"/a"),
+    "absolute-form": (b"GET http://b/a HTTP/1.1\r\nHost: c\r\n\r\n", b"/a"),
+    "absolute-form without a path": (b"GET http://b HTTP/1.1\r\nHost: c\r\n\r\n", b"/"),
+    "absolute-form with a query only": (b"GET http://b?x HTTP/1.1\r\nHost: c\r\n\r\n", b"/"),
+    "https in absolute-form": (b"GET HTTPS://b:1/a HTTP/1.1\r\nHost: c\r\n\r\n", b"/a"),
+    "dots and slashes as they are": (
+        b"GET //a/%2e%2e;x HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"//a/%2e%2e;x",
+    ),
+    "no space after the colon": (b"GET /a HTTP/1.1\r\nHost:a\r\n\r\n", b"/a"),
+    "blanks around a value": (b"GET /a HTTP/1.1\r\nHost: \t a \t\r\n\r\n", b"/a"),
+    "an empty value": (b"GET /a HTTP/1.1\r\nHost: a\r\nX:\r\n\r\n", b"/a"),
+    "a high byte in a value": (b"GET /a HTTP/1.1\r\nHost: a\r\nX: \xff\r\n\r\n", b"/a"),
+    "every character of a name": (
+        b"GET /a HTTP/1.1\r\nHost: a\r\n!#$%&'*+-.^_`|~09azAZ: x\r\n\r\n",
+        b"/a",
+    ),
+    "chunked": (b"POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n", b"/a"),
+    "a length of zero": (b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", b"/a"),
+    "a length with zeros": (b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 003\r\n\r\n", b"/a"),
+    "Upgrade, which is ignored": (
+        b"GET /a HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+        b"/a",
+    ),
+    "another method": (b"DELETE /a HTTP/1.1\r\nHost: a\r\n\r\n", b"/a"),
+}
+
+
+@pytest.mark.parametrize("name", REJECTED)
+def test_a_malformed_head_is_refused(name: str) -> None:
+    with pytest.raises(WireError) as error:
+        read_request(REJECTED[name])
+    assert error.value.status in (400, 417)
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_a_well_formed_head_is_read(name: str) -> None:
+    data, path = ACCEPTED[name]
+    assert read_request(data).path == path
+
+
+def test_at_least_a_dozen_of_the_refused_heads_pass_through_bare_llhttp() -> None:
+    passed = 0
+    for data in REJECTED.values():
+        try:
+            httptools.HttpRequestParser(object()).feed_data(data)
+            passed += 1
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            pass
+    assert passed >= 12
+
+
+def test_too_long_a_line_and_too_many_fields_are_431() -> None:
+    for data in (
+        b"GET /%b HTTP/1.1\r\nHost: a\r\n\r\n" % (b"a" * 16384),
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: %b\r\n\r\n" % (b"a" * 16384),
+        b"GET / HTTP/1.1\r\nHost: a\r\n%b\r\n" % (b"X: y\r\n" * 100),
+    ):
+        with pytest.raises(WireError) as error:
+            read_request(data)
+        assert error.value.status == 431
+    read_request(b"GET / HTTP/1.1\r\nHost: a\r\n%b\r\n" % (b"X: y\r\n" * 99))
+
+
+def _passed_on(lines: bytes) -> bytes:
+    head = read_request(b"POST /a HTTP/1.1\r\nHost: proxy\r\n" + lines + b"\r\n")
+    head.request_id = b"id"
+    return build_request(head, b"/a", b"10.0.0.1:8000", 5, None)
+
+
+def test_hop_by_hop_fields_end_here() -> None:
+    passed = _passed_on(
+        b"Keep-Alive: x\r\nTE: trailers\r\nUpgrade: h2c\r\nProxy-Connection: x\r\n"
+        b"HTTP2-Settings: x\r\nProxy-Authorization: x\r\nTrailer: x\r\nExpect: 100-continue\r\n"
+        b"Connection: keep-alive, X-Mine\r\nX-Mine: 1\r\nx-mine: 2\r\nX-Other: 3\r\n"
+    )
+    assert passed == (
+        b"POST /a HTTP/1.1\r\nHost: 10.0.0.1:8000\r\nX-Other: 3\r\n"
+        b"Content-Length: 5\r\nX-Request-Id: id\r\n\r\n"
+    )
+
+
+def test_connection_cannot_take_away_what_frames_or_authorises() -> None:
+    passed = _passed_on(
+        b"Connection: close, content-length, host, content-type, cookie, traceparent\r\n"
+        b"Content-Type: a/b\r\nCookie: c\r\nTraceparent: t\r\n"
+    )
+    for line in (b"Host: 10", b"Content-Length: 5", b"Content-Type: a", b"Cookie: c", b"Trace"):
+        assert line in passed
+
+
+def test_credentials_for_the_proxy_do_not_reach_the_model_unless_configured() -> None:
+    head = read_request(b"POST /a HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer k\r\n\r\n")
+    assert b"Bearer" not in build_request(head, b"/a", b"b", 0, None)
+    passed = build_request(head, b"/a", b"b", 0, head.authorization)
+    assert passed.count(b"Authorization: Bearer k\r\n") == 1
+
+
+def test_a_client_s_request_id_is_kept_only_if_it_is_sane() -> None:
+    def read_id(value: bytes) -> bytes:
+        data = b"GET / HTTP/1.1\r\nHost: a\r\nX-Request-Id: %b\r\n\r\n" % value
+        return read_request(data).request_id
+
+    assert read_id(b"abc-123") == b"abc-123"
+    assert read_id(b'a"b') == b""
+    assert read_id(b"a b") == b""
+    assert read_id(b"a" * 129) == b""
+
+
+def test_keep_alive_follows_the_version_and_the_connection_field() -> None:
+    def keeps(version: bytes, lines: bytes = b"") -> bool:
+        return read_request(b"GET / HTTP/%b\r\nHost: a\r\n%b\r\n" % (version, lines)).keep_alive
+
+    assert keeps(b"1.1")
+    assert not keeps(b"1.1", b"Connection: close\r\n")
+    assert not keeps(b"1.1", b"Connection: keep-alive, CLOSE\r\n")
+    assert not keeps(b"1.0")
+    assert keeps(b"1.0", b"Connection: Keep-Alive\r\n")
+
+
+class _Facts:
+    """What llhttp alone makes of a head."""
+
+    def __init__(self) -> None:
+        self.names: list[bytes] = []
+        self.complete = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        del value
+        self.names.append(name)
+
+    def on_headers_complete(self) -> None:
+        self.complete += 1
+
+
+_ALPHABET = st.sampled_from(
+    b"GET|POST| |/|a|HTTP/1.1|HTTP/1.0|\r\n|\n|\r|:|Host: a|Content-Length: 1|"
+    b"Transfer-Encoding: chunked|\t|,|\x00|X".split(b"|")
+)
+
+
+@given(st.lists(_ALPHABET, max_size=24).map(b"".join))
+def test_what_we_accept_llhttp_accepts_as_one_whole_head(noise: bytes) -> None:
+    for start in (b"", b"GET / HTTP/1.1\r\nHost: a\r\n", b"POST /a HTTP/1.1\r\n"):
+        data = start + noise.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+        end = data.index(b"\r\n\r\n") + 4
+        try:
+            head = read_request(data[:end])
+        except WireError:
+            continue
+        facts = _Facts()
+        httptools.HttpRequestParser(facts).feed_data(data[:end])
+        assert facts.complete == 1
+        assert head.fields_count == len(facts.names)
+        assert b"\n" not in head.path + head.query
