@@ -17,7 +17,7 @@ DURATION_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 3
 
 _LOG_LINE = (
     b'{"event":"request","ts":%.3f,"request_id":"%b","method":"%b","path":"%b","model":%b,'
-    b'"status":%d,"duration_ms":%.1f,"first_byte_ms":%.1f,"bytes_out":%d}\n'
+    b'"status":%d,"duration_us":%d,"first_byte_us":%d,"bytes_out":%d}\n'
 )
 
 
@@ -102,8 +102,8 @@ class Meters:
                 label.encode(),
                 b'""' if model is None else model.label,
                 finished.status,
-                duration_s * 1000,
-                first_byte_s * 1000,
+                duration_s * 1e6,
+                first_byte_s * 1e6,
                 finished.bytes_out,
             )
         )

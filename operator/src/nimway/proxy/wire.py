@@ -7,6 +7,7 @@ a message ends must not get a second one across. This module does no IO and keep
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import httptools
@@ -65,17 +66,14 @@ class Head:
         "chunked",
         "close",
         "fields",
-        "fields_count",
         "keep",
         "length",
-        "line_bytes_max",
         "minor",
         "nominated",
     )
     rules: ClassVar[dict[bytes, Callable[[Any, bytes], None]]] = {}
 
-    def __init__(self, line_bytes_max: int) -> None:
-        self.line_bytes_max = line_bytes_max
+    def __init__(self) -> None:
         self.minor = 1
         self.length: int | None = None
         self.chunked = False
@@ -83,7 +81,6 @@ class Head:
         self.keep = False
         self.nominated: tuple[bytes, ...] = ()
         self.fields: list[bytes] = []
-        self.fields_count = 0
 
     @property
     def keep_alive(self) -> bool:
@@ -92,19 +89,14 @@ class Head:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take one field from llhttp."""
-        self.fields_count += 1
-        if len(name) + len(value) > self.line_bytes_max:
-            raise WireError(431, "a header field is too long")
         rule = self.rules.get(name.lower())
         if rule is None:
             self.fields += (name, b": ", value, CRLF)
         else:
             rule(self, value.strip(b" \t"))
 
-    def finish(self, fields_max: int) -> None:
-        """Apply what concerns all fields together: their number, framing, nominated fields."""
-        if self.fields_count > fields_max:
-            raise WireError(431, "too many header fields")
+    def finish(self) -> None:
+        """Apply what concerns all fields together: framing, nominated fields."""
         if self.chunked:
             _check_chunked(self)
         if self.nominated:
@@ -125,8 +117,8 @@ class RequestHead(Head):
         "timeout_s",
     )
 
-    def __init__(self, line_bytes_max: int) -> None:
-        super().__init__(line_bytes_max)
+    def __init__(self) -> None:
+        super().__init__()
         self.method = b""
         self.path = b""
         self.query = b""
@@ -142,8 +134,8 @@ class ResponseHead(Head):
 
     __slots__ = ("event_stream", "line", "status")
 
-    def __init__(self, line_bytes_max: int) -> None:
-        super().__init__(line_bytes_max)
+    def __init__(self) -> None:
+        super().__init__()
         self.status = 0
         self.line = b""
         self.event_stream = False
@@ -161,12 +153,19 @@ def read_request(data: bytes, *, fields_max: int = 100, line_bytes_max: int = 16
     Raises:
         WireError: 400 for what no server may accept, 431 and 417 for what this one does not.
     """
-    head = RequestHead(line_bytes_max)
+    _check_size(data, fields_max, line_bytes_max)
+    head = RequestHead()
     _run_parser(httptools.HttpRequestParser(head), data)
-    _check_request_line(head, data[: data.index(CRLF)])
+    line = data[: data.index(CRLF)]
+    head.method, target, head.minor = _read_request_line(line)
+    if not target.startswith(b"/"):
+        target = _read_absolute_form(head, target)
+    head.path, mark, query = target.partition(b"?")
+    if mark:
+        head.query = mark + query
     if head.host is None and head.minor == 1:
         raise WireError(400, "Host is missing")
-    head.finish(fields_max)
+    head.finish()
     return head
 
 
@@ -178,17 +177,21 @@ def read_response(
     Raises:
         WireError: whatever its status says, the answer for the client is 502.
     """
-    head = ResponseHead(line_bytes_max)
+    _check_size(data, fields_max, line_bytes_max)
+    head = ResponseHead()
     _run_parser(httptools.HttpResponseParser(head), data)
-    line = data[: data.index(CRLF)]
-    match = STATUS_LINE_FORM.fullmatch(line)
-    if match is None:
-        raise WireError(502, "malformed status line")
-    head.line = line
-    head.status = int(match[2])
-    head.minor = int(match[1])
-    head.finish(fields_max)
+    head.line = line = data[: data.index(CRLF)]
+    head.minor, head.status = _read_status_line(line)
+    head.finish()
     return head
+
+
+def _check_size(data: bytes, fields_max: int, line_bytes_max: int) -> None:
+    """Bound the number of lines and the length of each (RFC 6585 section 5)."""
+    if data.count(CRLF) > fields_max + 2:
+        raise WireError(431, "too many header fields")
+    if len(data) > line_bytes_max and max(map(len, data.split(CRLF))) > line_bytes_max:
+        raise WireError(431, "a line of the head is too long")
 
 
 def _run_parser(parser: Any, data: bytes) -> None:
@@ -204,24 +207,32 @@ def _run_parser(parser: Any, data: bytes) -> None:
         raise WireError(400, f"malformed head: {error}") from error
 
 
-def _check_request_line(head: RequestHead, line: bytes) -> None:
+@lru_cache(maxsize=256)
+def _read_request_line(line: bytes) -> tuple[bytes, bytes, int]:
     """RFC 9112 section 3: three words, one space between them, HTTP/1.0 or 1.1, no fragment."""
-    if len(line) > head.line_bytes_max:
-        raise WireError(431, "the request line is too long")
     words = line.split(b" ")
     if len(words) != 3:  # noqa: PLR2004 # method, target, version
         raise WireError(400, "malformed request line")
-    head.method, target, version = words
-    if version != b"HTTP/1.1":
-        if version != b"HTTP/1.0":
-            raise WireError(400, "unsupported HTTP version")
-        head.minor = 0
+    method, target, version = words
+    if version not in (b"HTTP/1.1", b"HTTP/1.0"):
+        raise WireError(400, "unsupported HTTP version")
     if b"#" in target:
         raise WireError(400, "a request target has no fragment")
-    if not target.startswith(b"/"):
-        target = _read_absolute_form(head, target)
-    head.path, mark, query = target.partition(b"?")
-    head.query = mark + query
+    return method, target, 1 if version == b"HTTP/1.1" else 0
+
+
+@lru_cache(maxsize=256)
+def _read_status_line(line: bytes) -> tuple[int, int]:
+    """RFC 9112 section 4: HTTP/1.0 or 1.1, three digits, one space between; minor and status."""
+    match = STATUS_LINE_FORM.fullmatch(line)
+    if match is None:
+        raise WireError(502, "malformed status line")
+    return int(match[1]), int(match[2])
+
+
+@lru_cache(maxsize=256)
+def _is_host(value: bytes) -> bool:
+    return HOST_FORM.fullmatch(value) is not None
 
 
 def _read_absolute_form(head: RequestHead, target: bytes) -> bytes:
@@ -255,7 +266,7 @@ def _rule_host(head: RequestHead, value: bytes) -> None:
     """RFC 9112 section 3.2: once, and a host with an optional port, nothing else."""
     if head.host is not None:
         raise WireError(400, "Host is given twice")
-    if not HOST_FORM.fullmatch(value):
+    if not _is_host(value):
         raise WireError(400, "malformed Host")
     head.host = value
 
