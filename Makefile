@@ -66,6 +66,10 @@ fmt: setup ## Format the code and sort imports
 crds: setup ## Regenerate crds/ and the chart's copy from the API types
 	@$(BIN)/nimway crds --write crds --write charts/nimway/crds
 
+.PHONY: docs
+docs: setup ## Regenerate docs/api.md from the API types
+	@$(BIN)/nimway crds --reference > docs/api.md
+
 .PHONY: lock
 lock: setup ## Renew the lock files from pyproject.toml
 	@for out in requirements-dev requirements; do \

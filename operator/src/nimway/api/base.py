@@ -20,6 +20,8 @@ QUANTITY = (
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 LABEL_KEY = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
+IMAGE = r"^[A-Za-z0-9][A-Za-z0-9._/:-]*(@sha256:[a-f0-9]{64})?$"
+PERCENT = r"^(100|[1-9]?[0-9])%$"
 LABEL_VALUE = r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
 
 
@@ -70,15 +72,14 @@ Quantity = Annotated[
     ),
 ]
 CountOrPercent = Annotated[
-    Annotated[int, Field(ge=0, le=1000)]
-    | Annotated[str, Field(max_length=4, pattern=r"^(100|[1-9]?[0-9])%$")],
+    Annotated[int, Field(ge=0, le=1000)] | Annotated[str, Field(max_length=4, pattern=PERCENT)],
     WithJsonSchema(
         {
             "anyOf": [{"type": "integer"}, {"type": "string"}],
             "maximum": 1000,
             "maxLength": 4,
             "minimum": 0,
-            "pattern": r"^(100|[1-9]?[0-9])%$",
+            "pattern": PERCENT,
             "x-kubernetes-int-or-string": True,
         }
     ),
@@ -104,6 +105,6 @@ ImageReference = Annotated[
     Field(
         min_length=1,
         max_length=512,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:-]*(@sha256:[a-f0-9]{64})?$",
+        pattern=IMAGE,
     ),
 ]

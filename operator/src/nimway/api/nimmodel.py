@@ -29,6 +29,8 @@ from nimway.api.kubernetes import EnvVar, Placement, ResourceClaim, ResourceRequ
 SERVED_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,252}$"
 """No comma (NIM_SERVED_MODEL_NAME is a list) and no `$(` (the kubelet would expand it)."""
 
+RESOURCE = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9][-A-Za-z0-9._]*$"
+
 ServedName = Annotated[str, Field(min_length=1, max_length=253, pattern=SERVED_NAME)]
 Argument = Annotated[str, Field(max_length=4096)]
 Arguments = Annotated[list[Argument], Field(max_length=64, json_schema_extra=ATOMIC)]
@@ -117,8 +119,12 @@ class Storage(ApiModel):
         )
     )
 
-    pvc: PvcStorage | None = None
-    empty_dir: EmptyDirStorage | None = None
+    pvc: PvcStorage | None = Field(
+        None, description="Keep the weights in a claim: they outlive the pod."
+    )
+    empty_dir: EmptyDirStorage | None = Field(
+        None, description="Keep them on the node for the life of the pod."
+    )
     sub_path: Annotated[str, Field(min_length=1, max_length=1024)] | None = Field(
         None, description="Folder in the volume to mount, relative to its root."
     )
@@ -128,23 +134,37 @@ class Storage(ApiModel):
 class StartupProbe(ApiModel):
     """Overrides of the startup probe; its failure threshold follows `startupTimeoutSeconds`."""
 
-    path: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^/[!-~]*$")] | None = None
-    period_seconds: Annotated[int, Field(ge=1, le=3600)] | None = None
-    timeout_seconds: Annotated[int, Field(ge=1, le=3600)] | None = None
+    path: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^/[!-~]*$")] | None = Field(
+        None, description="HTTP path to ask, NIM's own if absent."
+    )
+    period_seconds: Annotated[int, Field(ge=1, le=3600)] | None = Field(
+        None, description="Time between two probes."
+    )
+    timeout_seconds: Annotated[int, Field(ge=1, le=3600)] | None = Field(
+        None, description="Time a probe may take, 10 if absent."
+    )
 
 
 class Probe(StartupProbe):
     """Overrides of the readiness or the liveness probe."""
 
-    failure_threshold: Annotated[int, Field(ge=1, le=100000)] | None = None
+    failure_threshold: Annotated[int, Field(ge=1, le=100000)] | None = Field(
+        None, description="Failures in a row that count."
+    )
 
 
 class Probes(ApiModel):
     """Overrides of the NIM's probes."""
 
-    startup: StartupProbe | None = None
-    readiness: Probe | None = None
-    liveness: Probe | None = None
+    startup: StartupProbe | None = Field(
+        None, description="GET /v1/health/ready every 3 s until the model is loaded."
+    )
+    readiness: Probe | None = Field(
+        None, description="GET /v1/health/ready every 5 s; 3 failures take the pod out of routing."
+    )
+    liveness: Probe | None = Field(
+        None, description="GET /v1/health/live every 10 s; 6 failures restart the container."
+    )
 
 
 class Rollout(ApiModel):
@@ -180,8 +200,8 @@ class Drain(ApiModel):
 class ServiceMeta(ApiModel):
     """What to add to the model's Service."""
 
-    annotations: Annotations | None = None
-    labels: Labels | None = None
+    annotations: Annotations | None = Field(None, description="Annotations of the Service.")
+    labels: Labels | None = Field(None, description="Labels of the Service; Nimway's own win.")
 
 
 class Adapter(ApiModel):
@@ -196,7 +216,9 @@ Seconds = Annotated[int, Field(ge=1, le=86400)]
 class RoutingTimeouts(ApiModel):
     """Timeouts of requests to this model; the proxy's own where absent. Clients may lower them."""
 
-    connect_seconds: Annotated[int, Field(ge=1, le=60)] | None = None
+    connect_seconds: Annotated[int, Field(ge=1, le=60)] | None = Field(
+        None, description="Until a connection to a pod is open."
+    )
     first_byte_seconds: Seconds | None = Field(
         None, description="Until the answer begins; an answer that is not streamed is one wait."
     )
@@ -223,11 +245,13 @@ class Routing(ApiModel):
         description="Which pod gets a request: the least busy; the one that knows its prefix; "
         "the one that serves its session.",
     )
-    timeouts: RoutingTimeouts | None = None
+    timeouts: RoutingTimeouts | None = Field(
+        None, description="Waits of a request; the proxy's own where absent."
+    )
     max_concurrency: Annotated[int, Field(ge=1, le=100000)] | None = Field(
         None, description="Requests that one pod gets at a time, over all proxies."
     )
-    queue: RoutingQueue | None = None
+    queue: RoutingQueue | None = Field(None, description="Where requests wait for a place.")
     retries: Annotated[int, Field(ge=0, le=10)] = Field(
         2, description="Further pods to try when one cannot be connected; never after that."
     )
@@ -289,7 +313,10 @@ class NIMModelSpec(Placement):
         Annotated[list[Adapter], Field(max_length=64, json_schema_extra=keyed_by("name"))] | None
     ) = Field(None, description="LoRA adapters to list and route under their own ids.")
     image: ImageReference = Field(description="The NIM's image; a digest may be given.")
-    image_pull_policy: ImagePullPolicy | None = None
+    image_pull_policy: ImagePullPolicy | None = Field(
+        None,
+        description="When to pull; if absent, Always for the tag latest, else IfNotPresent.",
+    )
     command: Arguments | None = Field(None, description="Replaces the image's entrypoint.")
     args: Arguments | None = Field(None, description="Arguments of the container.")
     env: (
@@ -302,25 +329,31 @@ class NIMModelSpec(Placement):
     auth_secret: ObjectName | None = Field(
         None, description="Secret whose key NGC_API_KEY fetches the weights; none if air-gapped."
     )
-    run_as_user: UnixId | None = None
-    run_as_group: UnixId | None = None
-    fs_group: UnixId | None = None
+    run_as_user: UnixId | None = Field(
+        None, description="User id of the container, 1000 if absent."
+    )
+    run_as_group: UnixId | None = Field(
+        None, description="Group id of the container, 2000 if absent."
+    )
+    fs_group: UnixId | None = Field(None, description="Group id of the volumes, 2000 if absent.")
     gpus: Annotated[int, Field(ge=0, le=64)] = Field(
         1, description="GPUs of each replica; 0 for a CPU model or for DRA claims."
     )
     gpu_resource: Annotated[
         str,
-        Field(
-            max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9][-A-Za-z0-9._]*$"
-        ),
+        Field(max_length=253, pattern=RESOURCE),
     ] = Field("nvidia.com/gpu", description="Resource that `gpus` counts, MIG profiles included.")
-    resources: ResourceRequirements | None = None
+    resources: ResourceRequirements | None = Field(
+        None, description="CPU and memory; GPUs are counted in `gpus`."
+    )
     resource_claims: (
         Annotated[list[ResourceClaim], Field(max_length=16, json_schema_extra=keyed_by("name"))]
         | None
-    ) = None
-    runtime_class_name: ObjectName | None = None
-    scheduler_name: ObjectName | None = None
+    ) = Field(None, description="Devices by dynamic resource allocation (resource.k8s.io/v1).")
+    runtime_class_name: ObjectName | None = Field(None, description="RuntimeClass of the pods.")
+    scheduler_name: ObjectName | None = Field(
+        None, description="Scheduler of the pods, the cluster's default if absent."
+    )
     queue_name: Annotated[LabelValue, Field(min_length=1)] | None = Field(
         None, description="Kueue's LocalQueue, the label kueue.x-k8s.io/queue-name."
     )
@@ -333,13 +366,15 @@ class NIMModelSpec(Placement):
     startup_timeout_seconds: Annotated[int, Field(ge=30, le=86400)] = Field(
         3600, description="Longest time from the container's start until the model is loaded."
     )
-    probes: Probes | None = None
-    rollout: Rollout | None = None
-    drain: Drain | None = None
+    probes: Probes | None = Field(None, description="Overrides of the NIM's probes.")
+    rollout: Rollout | None = Field(None, description="How pods are replaced.")
+    drain: Drain | None = Field(None, description="How a pod that has to go finishes its requests.")
     replicas: Annotated[int, Field(ge=0, le=1000)] = Field(
         1, description="Pods of this model; 0 switches it off. kubectl scale and an HPA write it."
     )
-    routing: Routing | None = None
-    service: ServiceMeta | None = None
+    routing: Routing | None = Field(
+        None, description="How the proxies treat requests to this model."
+    )
+    service: ServiceMeta | None = Field(None, description="What to add to the model's Service.")
     labels: Labels | None = Field(None, description="Labels for all children; Nimway's own win.")
     annotations: Annotations | None = Field(None, description="Annotations for the pods.")

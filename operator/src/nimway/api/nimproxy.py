@@ -22,10 +22,14 @@ ALL_NAMESPACES = "*"
 class ProxyService(ApiModel):
     """The Service through which clients reach the proxy."""
 
-    type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"
-    port: Port = 8000
-    annotations: Annotations | None = None
-    labels: Labels | None = None
+    type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = Field(
+        "ClusterIP", description="Type of the Service."
+    )
+    port: Port = Field(8000, description="Port of the Service.")
+    annotations: Annotations | None = Field(
+        None, description="Annotations of the Service, for a cloud load balancer say."
+    )
+    labels: Labels | None = Field(None, description="Labels of the Service; Nimway's own win.")
 
 
 class NIMProxySpec(Placement):
@@ -46,9 +50,15 @@ class NIMProxySpec(Placement):
         1, description="Serving processes in each pod, one per CPU core it may use."
     )
     image: ImageReference | None = Field(None, description="Image; the operator's own if absent.")
-    image_pull_policy: ImagePullPolicy | None = None
-    resources: ResourceRequirements | None = None
-    service: ProxyService | None = None
+    image_pull_policy: ImagePullPolicy | None = Field(
+        None, description="When to pull; Kubernetes' rule if absent."
+    )
+    resources: ResourceRequirements | None = Field(
+        None, description="CPU and memory of the proxy container."
+    )
+    service: ProxyService | None = Field(
+        None, description="The Service through which clients reach the proxy."
+    )
     model_selector: LabelSelector | None = Field(
         None, description="Labels of the NIMModels to serve; all if absent."
     )

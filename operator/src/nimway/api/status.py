@@ -5,8 +5,10 @@
 that an object without a status is not taken as current.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Literal
+from types import MappingProxyType
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -53,17 +55,139 @@ class Reason(StrEnum):
     API_ERROR = "ApiError"
 
 
+CONDITION_HELP: Final[Mapping[ConditionType, str]] = MappingProxyType(
+    {
+        ConditionType.READY: "True: it can be used. A model is routed and at least one replica "
+        "serves, or it is switched off on purpose. It stays True in a rolling update that keeps "
+        "serving.",
+        ConditionType.AVAILABLE: "True: at least one pod is available, as its Deployment counts.",
+        ConditionType.ROUTED: "True: every ready pod of every NIMProxy that selects the model "
+        "serves its current route. Unknown: no NIMProxy selects it, and Ready does not wait "
+        "for one.",
+        ConditionType.RECONCILING: "True: work is under way (kstatus). The reason says what it "
+        "waits for.",
+        ConditionType.STALLED: "True: waiting will not help, a person has to change something "
+        "(kstatus). This alone makes Flux and Helm give up.",
+    }
+)
+"""What each condition type says."""
+
+_RESERVED: Final = ("Reserved: this version never reports it.", "")
+
+REASON_HELP: Final[Mapping[Reason, tuple[str, str]]] = MappingProxyType(
+    {
+        Reason.SERVING: ("It works.", ""),
+        Reason.SCALED_TO_ZERO: _RESERVED,
+        Reason.SWITCHED_OFF: (
+            "spec.replicas is 0. Requests get 503.",
+            "Raise replicas to switch it on.",
+        ),
+        Reason.PROGRESSING: (
+            "Pods are being created, pulled or replaced.",
+            "Wait. The message says which pod.",
+        ),
+        Reason.SETTLED: ("Everything is as declared.", ""),
+        Reason.NO_PROXY: (
+            "No NIMProxy selects this model; it can be used by its own Service only.",
+            "Check spec.namespaces and spec.modelSelector of the NIMProxies.",
+        ),
+        Reason.NOT_ROUTED: (
+            "Some proxy pods do not serve the current route yet.",
+            "Takes moments. If it lasts, read the logs of the proxy pods.",
+        ),
+        Reason.PROXY_NOT_READY: (
+            "A NIMProxy selects the model, and none of its pods is ready.",
+            "kubectl describe nimproxy.",
+        ),
+        Reason.WAITING_FOR_GPU: (
+            "The scheduler finds no node with enough free GPUs of the kind in gpuResource.",
+            "Free GPUs, add a node, or ask for fewer. It goes on by itself.",
+        ),
+        Reason.UNSCHEDULABLE: (
+            "The scheduler finds no node for another reason, in its own words in the message.",
+            "Check nodeSelector, affinity, tolerations, CPU and memory.",
+        ),
+        Reason.IMAGE_PULL_FAILED: (
+            "The image cannot be pulled.",
+            "Check image and imagePullSecrets; nvcr.io wants a pull secret.",
+        ),
+        Reason.CRASH_LOOP: (
+            "The container ends again and again; the message has its last exit.",
+            "kubectl logs --previous on the pod.",
+        ),
+        Reason.SECRET_NOT_FOUND: (
+            "A Secret that the pod names is missing.",
+            "Create it in the model's namespace. The pod goes on by itself.",
+        ),
+        Reason.CONTAINER_CONFIG_ERROR: (
+            "The container cannot be created, a missing ConfigMap key for example.",
+            "Read the message; check env, command and the volumes.",
+        ),
+        Reason.PVC_PENDING: (
+            "A volume claim is not bound, or not mountable on this node.",
+            "kubectl describe pvc; several replicas need accessMode ReadWriteMany.",
+        ),
+        Reason.QUOTA_EXCEEDED: (
+            "A ResourceQuota of the namespace forbids another pod or object.",
+            "Raise the quota or lower the demand. It goes on by itself.",
+        ),
+        Reason.LOADING_WEIGHTS: (
+            "The container runs and is not ready: it fetches or loads weights.",
+            "Wait, up to startupTimeoutSeconds.",
+        ),
+        Reason.STARTUP_TIMEOUT: (
+            "The model was not ready within startupTimeoutSeconds and the time allowed for "
+            "scheduling and pulling.",
+            "Read the pod's log; raise startupTimeoutSeconds if it only needs longer.",
+        ),
+        Reason.NAME_CONFLICT: (
+            "Every name of the model is held by another NIMModel, named in the message.",
+            "Rename model or aliases, or delete the other one.",
+        ),
+        Reason.OBJECT_CONFLICT: (
+            "An object of the name that is needed exists and is not Nimway's. It is left alone.",
+            "Delete or rename that object, or rename the NIMModel or NIMProxy.",
+        ),
+        Reason.INVALID_SPEC: (
+            "The spec passed admission and still cannot work; the message names the field.",
+            "Correct the field.",
+        ),
+        Reason.NAMESPACE_NOT_ALLOWED: _RESERVED,
+        Reason.TABLE_TOO_LARGE: (
+            "The routing table does not fit into a ConfigMap. The last one that did stays in "
+            "force.",
+            "Spread the models over several NIMProxies.",
+        ),
+        Reason.TERMINATING: (
+            "An object of the same name, or the namespace, is still being deleted.",
+            "Wait. If it lasts, look for finalizers on the old object.",
+        ),
+        Reason.API_ERROR: (
+            "The API server forbids the operator a write, in its own words in the message.",
+            "Check the operator's rights and admission policies. It is tried again.",
+        ),
+    }
+)
+"""What each reason means, and what to do about it; docs/api.md is made from it."""
+
+
 class Condition(ApiModel):
     """meta/v1 Condition."""
 
-    type: Annotated[str, Field(min_length=1, max_length=316)]
-    status: Literal["True", "False", "Unknown"]
-    observed_generation: Annotated[int, Field(ge=0)] | None = None
+    type: Annotated[str, Field(min_length=1, max_length=316)] = Field(
+        description="Type of the condition."
+    )
+    status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
+    observed_generation: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="metadata.generation that this speaks of."
+    )
     last_transition_time: Annotated[
         str, Field(max_length=64, json_schema_extra={"format": "date-time"})
-    ]
-    reason: Annotated[str, Field(min_length=1, max_length=1024)]
-    message: Annotated[str, Field(max_length=32768)]
+    ] = Field(description="When the status last changed.")
+    reason: Annotated[str, Field(min_length=1, max_length=1024)] = Field(
+        description="One word for programs."
+    )
+    message: Annotated[str, Field(max_length=32768)] = Field(description="A sentence for people.")
 
 
 Conditions = Annotated[list[Condition], Field(max_length=16, json_schema_extra=keyed_by("type"))]
@@ -72,8 +196,10 @@ Conditions = Annotated[list[Condition], Field(max_length=16, json_schema_extra=k
 class CommonStatus(ApiModel):
     """Fields of both kinds."""
 
-    observed_generation: int = -1
-    conditions: Conditions | None = None
+    observed_generation: int = Field(
+        -1, description="metadata.generation that this status speaks of; -1 before the first."
+    )
+    conditions: Conditions | None = Field(None, description="What holds now.")
     replicas: int | None = Field(None, description="Pods that exist.")
     ready_replicas: int | None = Field(None, description="Pods that are ready.")
     ready: Annotated[str, Field(max_length=32)] | None = Field(
@@ -82,8 +208,12 @@ class CommonStatus(ApiModel):
     selector: Annotated[str, Field(max_length=4096)] | None = Field(
         None, description="Label selector of the pods, for the scale subresource."
     )
-    endpoint: Annotated[str, Field(max_length=1024)] | None = None
-    image: Annotated[str, Field(max_length=512)] | None = None
+    endpoint: Annotated[str, Field(max_length=1024)] | None = Field(
+        None, description="URL of the Service."
+    )
+    image: Annotated[str, Field(max_length=512)] | None = Field(
+        None, description="Image of the pods."
+    )
 
 
 class NIMModelStatus(CommonStatus):
