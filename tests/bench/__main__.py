@@ -24,10 +24,10 @@ RECORD = FOLDER / "results.json"
 def main(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
     try:
-        run = _measure(options)
         if options.quick:
-            return regression.compare(run, RECORD)
-        _publish(run, options)
+            recorded = regression.read_record(RECORD)
+            return regression.compare(_measure(options), recorded)
+        _publish(_measure(options), options)
     except BenchError as error:
         say(str(error))
         return 2

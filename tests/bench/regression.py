@@ -20,15 +20,19 @@ WORSE_MAX = 1.2
 """Less is noise: performance.md says nothing of differences under 20 % from a handful of rounds."""
 
 
-def compare(run: results.Run, record: Path) -> int:
-    """Print ratios then and now; return 1 where one is more than 20 % worse, else 0.
+def read_record(path: Path) -> results.Run:
+    """Read the last recorded run.
 
     Raises:
-        BenchError: there is no record.
+        BenchError: there is none.
     """
-    if not record.exists():
-        raise BenchError(f"no recorded ratios in {record}: run make bench first")
-    recorded = results.read(record)
+    if not path.exists():
+        raise BenchError(f"no recorded ratios in {path}: run make bench first")
+    return results.read(path)
+
+
+def compare(run: results.Run, recorded: results.Run) -> int:
+    """Print ratios then and now; return 1 where one is more than 20 % worse, else 0."""
     verdicts = [_verdict(run, recorded, metric, title) for metric, title in METRICS.items()]
     sys.stdout.writelines(f"{line}\n" for _, line in verdicts)
     return int(any(worse for worse, _ in verdicts))

@@ -63,23 +63,19 @@ def test_a_written_run_reads_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("cost", "code"), [(29.0, 0), (35.9, 0), (36.1, 1)])
-def test_quick_fails_only_when_a_ratio_is_more_than_a_fifth_worse(
-    tmp_path: Path, cost: float, code: int
-) -> None:
-    results.write(a_run(a_round(30)), tmp_path / "results.json")
-    assert regression.compare(a_run(a_round(cost)), tmp_path / "results.json") == code
+def test_quick_fails_only_when_a_ratio_is_more_than_a_fifth_worse(cost: float, code: int) -> None:
+    assert regression.compare(a_run(a_round(cost)), a_run(a_round(30))) == code
 
 
 def test_quick_without_a_record_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="run make bench first"):
-        regression.compare(a_run(a_round(30)), tmp_path / "results.json")
+        regression.read_record(tmp_path / "results.json")
 
 
-def test_quick_fails_when_something_was_not_measured(tmp_path: Path) -> None:
-    results.write(a_run(a_round(30)), tmp_path / "results.json")
+def test_quick_fails_when_something_was_not_measured() -> None:
     run = a_run(a_round(30))
     del run.rounds[0][SUBJECT]["sse_cpu_us"]
-    assert regression.compare(run, tmp_path / "results.json") == 1
+    assert regression.compare(run, a_run(a_round(30))) == 1
 
 
 def test_the_report_names_missed_and_reached_goals() -> None:
