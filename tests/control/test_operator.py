@@ -218,9 +218,9 @@ async def test_a_kept_claim_outlives_its_model_and_is_adopted_again(
     await delete(api, MODEL, namespace, "llama", "Foreground")
 
     async def gone() -> bool:
-        return await _gone(api, DEPLOYMENT, namespace, "llama")
+        return await _gone(api, MODEL, namespace, "llama")
 
-    await until(gone, "the Deployment is gone", timeout_s=COLLECT_S)
+    await until(gone, "the model is gone", timeout_s=COLLECT_S)
     created = await create(
         api, MODEL, _model(namespace, "llama", replicas=0, storage={"pvc": {"size": "2Gi"}})
     )
@@ -235,7 +235,7 @@ async def test_a_kept_claim_outlives_its_model_and_is_adopted_again(
     live = await _reported(api, MODEL, namespace, "llama", "Stalled/InvalidSpec")
     assert "llama-store" in condition(live, "Stalled")["message"]
     await delete(api, MODEL, namespace, "llama", "Foreground")
-    await until(gone, "the Deployment is gone again", timeout_s=COLLECT_S)
+    await until(gone, "the model is gone again", timeout_s=COLLECT_S)
     created = await create(api, MODEL, _model(namespace, "llama", replicas=0, storage=storage))
     await until(adopted, "the claim belongs to the new model")
 

@@ -16,11 +16,11 @@ from nimway.control.client import (
     NotFoundError,
 )
 from nimway.control.election import LeadershipLostError
-from nimway.control.kinds import CLAIM, SERVICE, Kind, Manifest
+from nimway.control.kinds import BY_KIND, CLAIM, POD, SERVICE, Kind, Manifest
 from nimway.control.metrics import Metrics
 from nimway.control.plan import Action, Plan, plan, seal
 from nimway.control.resolve import Owner
-from nimway.control.store import Store
+from nimway.control.store import Store, ref_of
 
 _log = logging.getLogger(__name__)
 
@@ -63,9 +63,11 @@ class Applier:
 
     async def prune(self, kept: Iterable[tuple[Kind, Manifest]], owner: Owner) -> None:
         """Delete the owner's children that are not among `kept`; kept claims stay for ever."""
-        names = {_name(kind, manifest) for kind, manifest in kept}
-        for kind, live in list(self._store.children(owner.uid)):
-            if kind.kind == "Pod" or _name(kind, live) in names:
+        known = {ref_of(kind, manifest) for kind, manifest in kept}
+        for ref in sorted(self._store.child_refs(owner.uid) - known):
+            kind = BY_KIND[ref.kind]
+            live = self._store.get(kind, ref.namespace, ref.name)
+            if live is None or kind == POD:
                 continue
             if kind == CLAIM and not live["metadata"].get("ownerReferences"):
                 continue
@@ -154,10 +156,5 @@ class Applier:
         return fresh
 
 
-def _name(kind: Kind, manifest: Manifest) -> tuple[str, str, str]:
-    metadata = manifest["metadata"]
-    return kind.kind, metadata["namespace"], metadata["name"]
-
-
 def _text(kind: Kind, manifest: Manifest) -> str:
-    return "{} {}/{}".format(*_name(kind, manifest))
+    return str(ref_of(kind, manifest))

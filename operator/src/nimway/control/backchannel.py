@@ -35,8 +35,9 @@ _log = logging.getLogger(__name__)
 class BackChannel:
     """Streams of all proxies' pods, by uid."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: Report, *, port: int = STATE_PORT) -> None:
         self._report = report
+        self._port = port
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._proxy_of: dict[str, str] = {}
         self._session: aiohttp.ClientSession | None = None
@@ -65,7 +66,7 @@ class BackChannel:
 
     async def _listen(self, proxy: str, uid: str, address: str) -> None:
         host = f"[{address}]" if ":" in address else address
-        url = f"http://{host}:{STATE_PORT}{STATE_PATH}"
+        url = f"http://{host}:{self._port}{STATE_PATH}"
         retry_s = RETRY_FIRST_S
         while True:
             heard = False

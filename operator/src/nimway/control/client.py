@@ -21,7 +21,7 @@ import nimway
 from nimway.control.kinds import FIELD_MANAGER, Kind, Manifest
 
 REQUEST_TIMEOUT_S = 30.0
-LIST_PAGE_ITEMS = 250
+LIST_PAGE_ITEMS = 100
 CONNECTIONS_MAX = 64
 
 CREATE_ONLY_VERSION = "1"

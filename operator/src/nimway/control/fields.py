@@ -7,6 +7,7 @@ and adds defaults, and a field that was taken and given back would later not be 
 Pure functions; the format is that of structured-merge-diff's FieldsV1.
 """
 
+import functools
 import json
 from typing import Any
 
@@ -97,15 +98,21 @@ def _lost(value: Any, node: dict[str, Any], path: str) -> str | None:
     return None
 
 
+@functools.lru_cache(maxsize=4096)
+def _identity(key: str) -> tuple[tuple[str, Any], ...]:
+    """Read a `k:{…}`; the same few come again with every object of a kind."""
+    return tuple(json.loads(key[2:]).items())
+
+
 def _item_node(item: Any, node: dict[str, Any]) -> dict[str, Any] | None:
     """Find a list item's node: `k:{…}` names the fields that identify it, `v:…` is its value."""
     if not isinstance(item, dict):
         found: dict[str, Any] | None = node.get(f"v:{json.dumps(item)}")
         return found
     for key, below in node.items():
-        if key.startswith("k:"):
-            identity: dict[str, Any] = json.loads(key[2:])
-            if all(item.get(name, _MISSING) == value for name, value in identity.items()):
-                matched: dict[str, Any] = below
-                return matched
+        if key.startswith("k:") and all(
+            item.get(name, _MISSING) == value for name, value in _identity(key)
+        ):
+            matched: dict[str, Any] = below
+            return matched
     return None

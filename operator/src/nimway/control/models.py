@@ -10,17 +10,20 @@ from nimway.control.desired import names
 from nimway.control.desired.model import build_model
 from nimway.control.diagnosis import Workload, diagnose
 from nimway.control.facts import deployment_facts, pod_facts
-from nimway.control.kinds import DEPLOYMENT, MODEL, POD, Manifest, Ref
+from nimway.control.kinds import DEPLOYMENT, MODEL, POD, SERVICE, Manifest, Ref
 from nimway.control.problems import REPORTED, outcome_of
 from nimway.control.resolve import ResolvedModel, resolve_model
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What became of the children: the Deployment as the server holds it, or a problem."""
+    """What became of the children: the Deployment as the server holds it, or a problem.
+
+    `unfinished_s` is after how long the rest is to be done, None if all is.
+    """
 
     deployment: Manifest | None
-    is_new: bool
+    unfinished_s: float | None
     problem: Problem | None = None
     retry: Exception | None = None
 
@@ -47,10 +50,9 @@ class ModelReconciler:
         except REPORTED as error:
             outcome = outcome_of(error)
             deployment = self._context.store.get(DEPLOYMENT, ref.namespace, names.slug(ref.name))
-            applied = Applied(deployment, False, outcome.problem, outcome.retry)
-        if applied.is_new:
-            # The pods' first news is a moment away: one status instead of two.
-            self._context.workers.mark(ref, delay_s=STATUS_DELAY_S)
+            applied = Applied(deployment, None, outcome.problem, outcome.retry)
+        if applied.unfinished_s is not None:
+            self._context.workers.mark(ref, delay_s=applied.unfinished_s)
             return
         await self._report(live, model, applied)
         if applied.retry is not None:
@@ -60,13 +62,19 @@ class ModelReconciler:
         context, owner = self._context, model.owner
         live = context.store.get(DEPLOYMENT, owner.namespace, names.slug(owner.name))
         children = build_model(model, live)
+        if live is None:
+            # Of many new models each gets its Deployment first: the pods take the longest.
+            kind, manifest = children[0]
+            return Applied(await context.applier.apply(kind, manifest, owner), unfinished_s=0.0)
+        is_new = not context.store.get(SERVICE, owner.namespace, names.slug(owner.name))
         deployment = live
         for kind, manifest in children:
             answer = await context.applier.apply(kind, manifest, owner)
             if kind == DEPLOYMENT:
                 deployment = answer
         await context.applier.prune(children, owner)
-        return Applied(deployment, is_new=live is None)
+        # The pods' first news is a moment away: one status instead of two.
+        return Applied(deployment, unfinished_s=STATUS_DELAY_S if is_new else None)
 
     async def _report(self, live: Manifest, model: ResolvedModel | None, applied: Applied) -> None:
         context, metadata = self._context, live["metadata"]

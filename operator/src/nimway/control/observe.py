@@ -27,6 +27,9 @@ from nimway.control.workqueue import Workers
 RESYNC_SPREAD_S = 15.0
 """After a resync all keys are looked at over this time, so that nobody has to wait behind them."""
 
+TABLE_DELAY_S = 0.01
+"""Lets the new model's Deployment go out before its route, which nothing answers yet."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -104,7 +107,7 @@ class Observer:
             self._workers.mark(ref, delay_s=delay_s)
             if kind == MODEL and at_once:
                 for proxy in self._store.refs(PROXY):
-                    self._workers.mark(proxy)
+                    self._workers.mark(proxy, delay_s=TABLE_DELAY_S)
             return
         for uid in owners:
             owner = self._store.owner_of(uid) if uid else None

@@ -26,7 +26,7 @@ from nimway.control.client import (
     load_configuration,
 )
 from nimway.control.context import STATUS_DELAY_S, Context
-from nimway.control.election import Elector
+from nimway.control.election import Elector, LeadershipLostError
 from nimway.control.handlers import build_registry, build_settings
 from nimway.control.health import HealthServer
 from nimway.control.kinds import OWNERS, PROXY, Ref
@@ -168,6 +168,8 @@ class Runtime:
         resync = spawn(self._resync(), name="resync")
         try:
             await self._elector.keep()
+        except LeadershipLostError as error:
+            _log.error("leadership lost, exiting: %s", error)
         finally:
             self._metrics.leader.set(0)
             resync.cancel()

@@ -124,6 +124,10 @@ class Store:
             if ref.kind in wanted:
                 yield wanted[ref.kind], msgspec.json.decode(self._entries[ref].raw)
 
+    def child_refs(self, uid: str) -> frozenset[Ref]:
+        """Return the children of one owner, pods included."""
+        return frozenset(self._children.get(uid, ()))
+
     def refs(self, kind: Kind) -> list[Ref]:
         """Return what is known of one kind."""
         return [ref for ref in self._entries if ref.kind == kind.kind]

@@ -41,9 +41,10 @@ def build_deployment(model: ResolvedModel, live: Manifest | None) -> Manifest:
     """Return the Deployment, with the live pod template where it is still what the user wants."""
     owner, spec = model.owner, model.spec
     template = build_template(model)
-    held = frozen_template(model.intent, live)
+    digest = content_hash(template)
+    held = frozen_template(model.intent, live, digest)
     if held is not None:
-        template = held
+        template, digest = held, content_hash(held)
     rollout = spec.rollout or ROLLOUT
     meta = metadata(
         owner,
@@ -54,7 +55,7 @@ def build_deployment(model: ResolvedModel, live: Manifest | None) -> Manifest:
         },
         annotations={
             INTENT_ANNOTATION: model.intent,
-            TEMPLATE_ANNOTATION: content_hash(template),
+            TEMPLATE_ANNOTATION: digest,
         },
     )
     return child(
@@ -77,11 +78,16 @@ def build_deployment(model: ResolvedModel, live: Manifest | None) -> Manifest:
     )
 
 
-def frozen_template(intent: str, live: Manifest | None) -> Manifest | None:
-    """Return the template that was once rendered for this same intent, if it is still untouched."""
+def frozen_template(intent: str, live: Manifest | None, digest: str) -> Manifest | None:
+    """Return the template that was once rendered for this same intent, if it is still untouched.
+
+    `digest` is the hash of what this operator renders; where that is what runs, the answer is None.
+    """
     if live is None:
         return None
     annotations = live["metadata"].get("annotations", {})
+    if annotations.get(TEMPLATE_ANNOTATION) == digest:
+        return None
     ours = fields.owned_fields(live)
     if ours is None or annotations.get(INTENT_ANNOTATION) != intent:
         return None

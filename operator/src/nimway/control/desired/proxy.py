@@ -25,6 +25,9 @@ from nimway.state import STATE_PORT
 
 CONTAINER = "proxy"
 PORT = 8000
+SERVICE_DEFAULTS = ProxyService.model_validate({})
+"""The Service where the user says nothing."""
+
 USER_ID = 65532
 PROPAGATION_S = 5
 EXIT_S = 10
@@ -110,7 +113,7 @@ def build_deployment(proxy: ResolvedProxy, settings: ProxySettings) -> Manifest:
 def build_service(proxy: ResolvedProxy) -> Manifest:
     """Return the Service that clients use."""
     owner = proxy.owner
-    wanted = proxy.spec.service or ProxyService()
+    wanted = proxy.spec.service or SERVICE_DEFAULTS
     meta = metadata(
         owner,
         names.proxy_name(owner.name),

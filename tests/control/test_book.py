@@ -1,0 +1,113 @@
+from nimway.control.book import FIRST_REPORT_S, REVISIONS_MAX, RouteBook
+from nimway.control.routing import Candidate, Decision, decide
+from nimway.state import ProxyState
+
+PROXY = "n/p"
+
+
+def _decide(*keys: str, aliases: tuple[str, ...] = ()) -> Decision:
+    found = []
+    for key in keys:
+        namespace, _, name = key.partition("/")
+        found.append(Candidate(namespace, name, key, "", key, aliases, {}))
+    return decide(found, None, None)
+
+
+def _state(decision: Decision) -> ProxyState:
+    return ProxyState(revision=decision.table.revision, ready=True, draining=False)
+
+
+def test_a_model_is_routed_when_every_ready_pod_serves_its_route() -> None:
+    book, decision = RouteBook(), _decide("a/x")
+    assert book.decide(PROXY, decision) == {"a/x"}
+    assert book.pods(PROXY, ["1", "2"], 0.0) == {"a/x"}
+    assert book.report(PROXY, "1", _state(decision), 0.0) == {"a/x"}
+    view = book.view("a/x", [PROXY], 0.0)
+    assert (view.pods_ready, view.pods_serving, view.pending) == (2, 1, True)
+    book.report(PROXY, "2", _state(decision), 0.0)
+    view = book.view("a/x", [PROXY], 0.0)
+    assert (view.pods_ready, view.pods_serving, view.pending) == (2, 2, False)
+
+
+def test_a_pod_behind_serves_the_models_whose_route_did_not_change() -> None:
+    book, old = RouteBook(), _decide("a/x")
+    book.decide(PROXY, old)
+    book.pods(PROXY, ["1"], 0.0)
+    book.report(PROXY, "1", _state(old), 0.0)
+    new = _decide("a/x", "a/y")
+    assert book.decide(PROXY, new) == {"a/y"}
+    assert book.view("a/x", [PROXY], 0.0).pods_serving == 1
+    assert book.view("a/y", [PROXY], 0.0).pods_serving == 0
+    assert book.report(PROXY, "1", _state(new), 0.0) == {"a/y"}
+    assert book.view("a/y", [PROXY], 0.0).pods_serving == 1
+
+
+def test_a_changed_route_counts_as_served_only_with_its_change() -> None:
+    book, old = RouteBook(), _decide("a/x")
+    book.decide(PROXY, old)
+    book.pods(PROXY, ["1"], 0.0)
+    book.report(PROXY, "1", _state(old), 0.0)
+    book.decide(PROXY, _decide("a/x", aliases=("alias",)))
+    assert book.view("a/x", [PROXY], 0.0).pods_serving == 0
+
+
+def test_silence_is_unknown_at_first_and_counts_later() -> None:
+    book = RouteBook()
+    book.decide(PROXY, _decide("a/x"))
+    book.pods(PROXY, ["1"], 0.0)
+    assert book.view("a/x", [PROXY], FIRST_REPORT_S - 0.1).pending
+    assert not book.view("a/x", [PROXY], FIRST_REPORT_S).pending
+
+
+def test_a_broken_connection_is_unknown_and_marks_nothing() -> None:
+    book, decision = RouteBook(), _decide("a/x")
+    book.decide(PROXY, decision)
+    book.pods(PROXY, ["1"], 0.0)
+    book.report(PROXY, "1", _state(decision), 0.0)
+    assert book.report(PROXY, "1", None, 5.0) == set()
+    assert book.view("a/x", [PROXY], 5.0).pending
+
+
+def test_a_proxy_that_is_not_decided_yet_is_unknown() -> None:
+    assert RouteBook().view("a/x", [PROXY], 0.0).pending
+    assert RouteBook().view("a/x", [], 0.0).proxies == 0
+
+
+def test_a_proxy_without_ready_pods_is_down() -> None:
+    book = RouteBook()
+    book.decide(PROXY, _decide("a/x"))
+    assert book.view("a/x", [PROXY], 0.0).proxies_down == 1
+
+
+def test_a_pod_that_is_not_followed_any_more_is_forgotten() -> None:
+    book, decision = RouteBook(), _decide("a/x")
+    book.decide(PROXY, decision)
+    book.pods(PROXY, ["1", "2"], 0.0)
+    book.pods(PROXY, ["2"], 0.0)
+    assert book.report(PROXY, "1", _state(decision), 0.0) == set()
+    assert book.pods_ready(PROXY) == 1
+
+
+def test_pods_of_the_latest_table_are_counted() -> None:
+    book, decision = RouteBook(), _decide("a/x")
+    book.decide(PROXY, decision)
+    book.pods(PROXY, ["1", "2"], 0.0)
+    book.report(PROXY, "1", _state(decision), 0.0)
+    assert book.pods_current(PROXY) == 1
+
+
+def test_old_revisions_are_dropped() -> None:
+    book, first = RouteBook(), _decide("a/x")
+    book.decide(PROXY, first)
+    for number in range(REVISIONS_MAX + 1):
+        book.decide(PROXY, _decide("a/x", f"a/m{number}"))
+    book.pods(PROXY, ["1"], 0.0)
+    book.report(PROXY, "1", _state(first), 0.0)
+    assert book.view("a/x", [PROXY], 0.0).pods_serving == 0
+
+
+def test_a_deleted_proxy_affects_the_models_it_selected() -> None:
+    book = RouteBook()
+    book.decide(PROXY, _decide("a/x", "a/y"))
+    assert book.forget(PROXY) == {"a/x", "a/y"}
+    assert book.forget(PROXY) == set()

@@ -1,0 +1,335 @@
+from typing import Any
+
+import pytest
+
+from nimway.api.status import Reason
+from nimway.control.conditions import (
+    ModelFacts,
+    Problem,
+    ProxyFacts,
+    RouteView,
+    Verdict,
+    model_verdicts,
+    proxy_verdicts,
+    render,
+    verdict_of,
+)
+from nimway.control.diagnosis import Diagnosis, Workload, diagnose
+from nimway.control.facts import (
+    NO_DEPLOYMENT,
+    DeploymentFacts,
+    PodFacts,
+    deployment_facts,
+    pod_facts,
+)
+
+ROUTED = RouteView(proxies=1, pods_ready=2, pods_serving=2, names=("m",))
+LOADING = Diagnosis(Reason.LOADING_WEIGHTS, "loading")
+
+
+def _deployment(**changes: Any) -> DeploymentFacts:
+    values = {
+        "observed": True,
+        "wanted": 1,
+        "replicas": 1,
+        "updated": 1,
+        "ready": 1,
+        "available": 1,
+        "failure": "",
+        "deadline_exceeded": False,
+    }
+    return DeploymentFacts(**{**values, **changes})
+
+
+def _model(**changes: Any) -> ModelFacts:
+    values: dict[str, Any] = {
+        "generation": 1,
+        "replicas": 1,
+        "deployment": _deployment(),
+        "diagnosis": LOADING,
+        "routes": ROUTED,
+    }
+    return ModelFacts(**{**values, **changes})
+
+
+def _seen(facts: ModelFacts, kept: Verdict | None = None) -> dict[str, str]:
+    return {
+        str(kind): f"{verdict.status}/{verdict.reason}"
+        for kind, verdict in model_verdicts(facts, kept).items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        (
+            _model(),
+            {
+                "Ready": "True/Serving",
+                "Routed": "True/Serving",
+                "Available": "True/Serving",
+                "Reconciling": "False/Settled",
+                "Stalled": "False/Settled",
+            },
+        ),
+        (
+            _model(deployment=_deployment(available=0, ready=0)),
+            {
+                "Ready": "False/LoadingWeights",
+                "Available": "False/LoadingWeights",
+                "Reconciling": "True/LoadingWeights",
+                "Stalled": "False/Progressing",
+            },
+        ),
+        (
+            _model(
+                replicas=0, deployment=_deployment(wanted=0, replicas=0, updated=0, available=0)
+            ),
+            {
+                "Ready": "True/SwitchedOff",
+                "Available": "False/SwitchedOff",
+                "Reconciling": "False/Settled",
+                "Stalled": "False/Settled",
+            },
+        ),
+        (
+            _model(deployment=_deployment(wanted=2, replicas=3, updated=1, available=2)),
+            {"Ready": "True/Serving", "Reconciling": "True/Progressing"},
+        ),
+        (
+            _model(routes=RouteView()),
+            {"Ready": "True/Serving", "Routed": "Unknown/NoProxy"},
+        ),
+        (
+            _model(routes=RouteView(proxies=1, proxies_down=1, names=("m",))),
+            {"Ready": "False/ProxyNotReady", "Routed": "False/ProxyNotReady"},
+        ),
+        (
+            _model(routes=RouteView(proxies=1, pods_ready=2, pods_serving=1, names=("m",))),
+            {"Ready": "False/NotRouted", "Routed": "False/NotRouted"},
+        ),
+        (
+            _model(routes=RouteView(proxies=1, refused={"m": "a/b"})),
+            {
+                "Ready": "False/NameConflict",
+                "Routed": "False/NameConflict",
+                "Reconciling": "False/NameConflict",
+                "Stalled": "True/NameConflict",
+            },
+        ),
+        (
+            _model(problem=Problem(Reason.INVALID_SPEC, "spec.x", stalled=True)),
+            {
+                "Ready": "False/InvalidSpec",
+                "Available": "True/Serving",
+                "Stalled": "True/InvalidSpec",
+                "Reconciling": "False/InvalidSpec",
+            },
+        ),
+        (
+            _model(problem=Problem(Reason.QUOTA_EXCEEDED, "quota", stalled=False)),
+            {"Ready": "False/QuotaExceeded", "Stalled": "False/Progressing"},
+        ),
+        (
+            _model(
+                deployment=_deployment(available=0),
+                diagnosis=Diagnosis(Reason.STARTUP_TIMEOUT, "too slow", stalled=True),
+            ),
+            {"Ready": "False/StartupTimeout", "Stalled": "True/StartupTimeout"},
+        ),
+    ],
+)
+def test_conditions_follow_the_facts(facts: ModelFacts, expected: dict[str, str]) -> None:
+    seen = _seen(facts)
+    assert {key: seen[key] for key in expected} == expected
+    assert all(verdict.message for verdict in model_verdicts(facts, None).values())
+
+
+def test_while_proxies_are_not_heard_routed_stays_as_it_was() -> None:
+    kept = Verdict("True", Reason.SERVING, "before")
+    pending = RouteView(proxies=1, pods_ready=2, pods_serving=0, pending=True, names=("m",))
+    assert model_verdicts(_model(routes=pending), kept)["Routed"] == kept
+    starting = RouteView(pending=True)
+    assert model_verdicts(_model(routes=starting), kept)["Routed"] == kept
+
+
+def test_a_lost_alias_is_told_while_the_model_is_routed() -> None:
+    view = RouteView(
+        proxies=1, pods_ready=1, pods_serving=1, names=("m",), refused={"alias": "a/b"}
+    )
+    verdict = model_verdicts(_model(routes=view), None)["Routed"]
+    assert verdict.status == "True"
+    assert "the name alias is held by NIMModel a/b" in verdict.message
+
+
+def test_a_proxy_is_ready_when_a_pod_serves() -> None:
+    facts = ProxyFacts(1, 2, 3, 2, _deployment(wanted=2), LOADING)
+    assert proxy_verdicts(facts)["Ready"].status == "True"
+    down = ProxyFacts(1, 2, 3, 0, NO_DEPLOYMENT, LOADING)
+    assert proxy_verdicts(down)["Ready"].status == "False"
+
+
+def test_a_transition_time_changes_with_the_status_only() -> None:
+    first = render({"Ready": Verdict("False", Reason.PROGRESSING, "a")}, [], 1, "T1")
+    second = render({"Ready": Verdict("False", Reason.LOADING_WEIGHTS, "b")}, first, 2, "T2")
+    third = render({"Ready": Verdict("True", Reason.SERVING, "c")}, second, 2, "T3")
+    assert [each[0]["lastTransitionTime"] for each in (first, second, third)] == ["T1", "T1", "T3"]
+    assert third[0]["observedGeneration"] == 2
+
+
+def test_a_verdict_is_read_back() -> None:
+    verdict = Verdict("True", Reason.SERVING, "m")
+    assert verdict_of(render({"Ready": verdict}, [], 1, "T"), "Ready") == verdict  # type: ignore[arg-type]
+
+
+def _pod(**changes: Any) -> PodFacts:
+    values: dict[str, Any] = {
+        "name": "p",
+        "uid": "u",
+        "address": "",
+        "ready": False,
+        "deleting": False,
+        "scheduled": True,
+        "running": False,
+        "reason": "",
+        "message": "",
+        "restarts": 0,
+    }
+    return PodFacts(**{**values, **changes})
+
+
+GPU_MESSAGE = (
+    "0/3 nodes are available: 3 Insufficient nvidia.com/gpu. preemption: 0/3 nodes are available."
+)
+
+
+@pytest.mark.parametrize(
+    ("pod", "reason", "text"),
+    [
+        (
+            _pod(scheduled=False, reason="Unschedulable", message=GPU_MESSAGE),
+            Reason.WAITING_FOR_GPU,
+            "needs 2 nvidia.com/gpu on one node; 0/3 nodes are available: "
+            "3 Insufficient nvidia.com/gpu",
+        ),
+        (
+            _pod(
+                scheduled=False,
+                reason="Unschedulable",
+                message='persistentvolumeclaim "w" not found',
+            ),
+            Reason.PVC_PENDING,
+            'persistentvolumeclaim "w" not found',
+        ),
+        (
+            _pod(scheduled=False, reason="SchedulingGated", message="Scheduling is blocked"),
+            Reason.UNSCHEDULABLE,
+            "Scheduling is blocked",
+        ),
+        (
+            _pod(reason="ImagePullBackOff", message="no such image"),
+            Reason.IMAGE_PULL_FAILED,
+            "no such image",
+        ),
+        (
+            _pod(reason="CreateContainerConfigError", message='secret "ngc" not found'),
+            Reason.SECRET_NOT_FOUND,
+            'secret "ngc" not found',
+        ),
+        (
+            _pod(reason="CreateContainerConfigError", message="bad"),
+            Reason.CONTAINER_CONFIG_ERROR,
+            "bad",
+        ),
+        (
+            _pod(reason="CrashLoopBackOff", message="back-off", restarts=4),
+            Reason.CRASH_LOOP,
+            "restarted 4 times: back-off",
+        ),
+        (_pod(running=True), Reason.LOADING_WEIGHTS, "pod p runs and is not ready yet"),
+        (_pod(), Reason.PROGRESSING, "pulling its image"),
+    ],
+)
+def test_a_pods_trouble_gets_a_reason_and_the_words_of_kubernetes(
+    pod: PodFacts, reason: Reason, text: str
+) -> None:
+    found = diagnose(NO_DEPLOYMENT, [pod], Workload(gpus=2, gpu_resource="nvidia.com/gpu"))
+    assert found.reason is reason
+    assert text in found.message
+    assert not found.stalled
+
+
+def test_the_pod_that_needs_a_person_soonest_speaks_for_all() -> None:
+    pods = [_pod(running=True), _pod(reason="ErrImagePull", message="x"), _pod(ready=True)]
+    assert diagnose(NO_DEPLOYMENT, pods, Workload()).reason is Reason.IMAGE_PULL_FAILED
+
+
+@pytest.mark.parametrize(
+    ("pod", "stalled"),
+    [
+        (_pod(running=True), True),
+        (_pod(reason="CrashLoopBackOff"), True),
+        (_pod(scheduled=False, reason="Unschedulable", message="no"), False),
+        (_pod(reason="ImagePullBackOff"), False),
+        (_pod(), False),
+    ],
+)
+def test_a_passed_deadline_stalls_unless_the_pod_is_unscheduled_or_pulling(
+    pod: PodFacts, *, stalled: bool
+) -> None:
+    late = _deployment(available=0, deadline_exceeded=True)
+    assert diagnose(late, [pod], Workload()).stalled is stalled
+
+
+def test_a_quota_is_named() -> None:
+    full = _deployment(failure='pods "x" is forbidden: exceeded quota: gpu, requested: ...')
+    assert diagnose(full, [], Workload()).reason is Reason.QUOTA_EXCEEDED
+
+
+def test_a_claim_for_one_node_is_named_when_several_pods_wait_for_it() -> None:
+    found = diagnose(NO_DEPLOYMENT, [_pod()], Workload(single_node_claim=True))
+    assert found.reason is Reason.PVC_PENDING
+    assert "ReadWriteMany" in found.message
+
+
+def test_a_deployment_is_read() -> None:
+    live = {
+        "metadata": {"generation": 2},
+        "spec": {"replicas": 2},
+        "status": {
+            "observedGeneration": 2,
+            "replicas": 2,
+            "updatedReplicas": 2,
+            "readyReplicas": 2,
+            "availableReplicas": 2,
+            "conditions": [{"type": "Progressing", "reason": "NewReplicaSetAvailable"}],
+        },
+    }
+    assert deployment_facts(live).settled
+    assert not deployment_facts({**live, "metadata": {"generation": 3}}).settled
+    assert deployment_facts(None) == NO_DEPLOYMENT
+
+
+def test_a_pod_is_read() -> None:
+    live = {
+        "metadata": {"name": "p", "uid": "u"},
+        "status": {
+            "podIP": "10.0.0.1",
+            "conditions": [{"type": "PodScheduled", "status": "True"}],
+            "containerStatuses": [
+                {
+                    "restartCount": 3,
+                    "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}},
+                    "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}},
+                }
+            ],
+        },
+    }
+    facts = pod_facts(live)
+    assert (facts.reason, facts.restarts, facts.scheduled, facts.ready) == (
+        "CrashLoopBackOff",
+        3,
+        True,
+        False,
+    )
+    assert facts.message == "back-off; last exit: code 137, OOMKilled"

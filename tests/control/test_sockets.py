@@ -1,0 +1,131 @@
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from nimway.control.backchannel import BackChannel
+from nimway.control.desired.drain import PROGRAM, grace_period_s, lifecycle
+from nimway.state import ProxyState, encode
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], object]
+
+
+@asynccontextmanager
+async def _server(handle: Serve) -> AsyncIterator[int]:
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)  # type: ignore[arg-type]
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+def _state(revision: str) -> ProxyState:
+    return ProxyState(revision=revision, ready=True, draining=False)
+
+
+async def test_reports_arrive_line_by_line_and_a_break_is_told_and_repaired() -> None:
+    heard: asyncio.Queue[str | None] = asyncio.Queue()
+    served = 0
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal served
+        served += 1
+        await reader.readuntil(b"\r\n\r\n")
+        line = encode(_state(f"r{served}"))
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + line[:5])
+        await writer.drain()
+        writer.write(line[5:])
+        await writer.drain()
+        writer.close()
+
+    def report(proxy: str, uid: str, state: ProxyState | None) -> None:
+        assert (proxy, uid) == ("n/p", "uid")
+        heard.put_nowait(state.revision if state else None)
+
+    async with _server(handle) as port, asyncio.timeout(5):
+        channel = BackChannel(report, port=port)
+        channel.follow("n/p", {"uid": "127.0.0.1"})
+        assert [await heard.get() for _ in range(3)] == ["r1", None, "r2"]
+        channel.follow("n/p", {})
+        await channel.close()
+
+
+async def test_another_proxys_pods_are_left_alone() -> None:
+    connected, closed = asyncio.Event(), asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        connected.set()
+        await reader.read()
+        writer.close()
+        closed.set()
+
+    async with _server(handle) as port, asyncio.timeout(5):
+        channel = BackChannel(lambda *_: None, port=port)
+        channel.follow("n/p", {"uid": "127.0.0.1"})
+        await connected.wait()
+        channel.follow("n/other", {})
+        assert list(channel._tasks) == ["uid"]
+        await channel.close()
+        await closed.wait()
+
+
+@pytest.mark.parametrize("prefix", ["", "vllm:"])
+async def test_the_drain_waits_for_the_models_requests(prefix: str) -> None:
+    busy = [2, 1, 0, 0, 0]
+    asked = 0
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        await reader.readuntil(b"\r\n\r\n")
+        running = busy[min(asked, len(busy) - 1)]
+        asked += 1
+        text = (
+            f"# TYPE {prefix}num_requests_running gauge\n"
+            f'{prefix}num_requests_running{{model_name="a}}b"}} {running}.0\n'
+            f"{prefix}num_requests_waiting 0\n"
+        )
+        writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode())
+        await writer.drain()
+        writer.close()
+
+    async with _server(handle) as port:
+        url = f"http://127.0.0.1:{port}/v1/metrics"
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", PROGRAM, url, "30", "0"
+        )
+        assert await asyncio.wait_for(process.wait(), 20) == 0
+    assert asked == 4
+
+
+async def test_the_drain_ends_with_its_time_even_if_requests_run() -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        text = "num_requests_running 1\n"
+        writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode())
+        await writer.drain()
+        writer.close()
+
+    async with _server(handle) as port:
+        url = f"http://127.0.0.1:{port}/v1/metrics"
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", PROGRAM, url, "1", "0")
+        assert await asyncio.wait_for(process.wait(), 20) == 0
+
+
+def test_an_unreachable_metrics_page_ends_the_drain_so_that_the_kubelet_goes_on() -> None:
+    command = [sys.executable, "-c", PROGRAM, "http://127.0.0.1:1/v1/metrics", "30", "0"]
+    assert subprocess.run(command, check=False, capture_output=True, timeout=20).returncode != 0
+
+
+def test_the_drain_is_one_argv_without_a_shell() -> None:
+    hook = lifecycle("Metrics", 600, 8000)
+    assert hook is not None
+    command = hook["preStop"]["exec"]["command"]
+    assert command[:2] == ["python3", "-c"]
+    assert "$(" not in PROGRAM
+    assert lifecycle("Metrics", 0, 8000) is None
+    assert lifecycle("Sleep", 60, 8000) == {"preStop": {"sleep": {"seconds": 60}}}
+    assert grace_period_s(600) == 630

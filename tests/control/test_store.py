@@ -1,0 +1,113 @@
+from typing import Any
+
+from nimway.control.kinds import DEPLOYMENT, MODEL, POD, Ref
+from nimway.control.store import Change, Store, owner_uid
+from tests.control import samples
+
+OWNED = {"nimway.dev/owner-uid": samples.MODEL_UID}
+
+
+def _child(version: str, generation: int = 1, **extra: Any) -> dict[str, Any]:
+    metadata = {
+        "name": "llama",
+        "namespace": "models",
+        "uid": "child",
+        "resourceVersion": version,
+        "generation": generation,
+        "labels": OWNED,
+        **extra,
+    }
+    return {"metadata": metadata, "spec": {"replicas": 1}, "status": {"replicas": version}}
+
+
+def test_a_status_change_is_told_from_a_content_change() -> None:
+    store = Store()
+    assert store.put(DEPLOYMENT, _child("1")) is Change.CONTENT
+    assert store.put(DEPLOYMENT, _child("2")) is Change.STATUS
+    assert store.put(DEPLOYMENT, _child("3", generation=2)) is Change.CONTENT
+    assert store.put(DEPLOYMENT, _child("4", 2, annotations={"a": "b"})) is Change.CONTENT
+    assert store.put(DEPLOYMENT, _child("4", 2, annotations={"a": "b"})) is Change.NONE
+
+
+def test_the_controllers_revision_annotation_is_no_content() -> None:
+    store = Store()
+    store.put(DEPLOYMENT, _child("1"))
+    revision = {"deployment.kubernetes.io/revision": "1"}
+    assert store.put(DEPLOYMENT, _child("2", annotations=revision)) is Change.STATUS
+
+
+def test_an_older_state_does_not_replace_a_newer_one() -> None:
+    store = Store()
+    store.put(DEPLOYMENT, _child("10"))
+    assert store.put(DEPLOYMENT, _child("9", generation=7)) is Change.NONE
+    live = store.get(DEPLOYMENT, "models", "llama")
+    assert live is not None
+    assert live["metadata"]["generation"] == 1
+
+
+def test_the_answer_to_a_write_does_not_bring_a_deleted_object_back() -> None:
+    store = Store()
+    store.put(MODEL, samples.model())
+    gone = samples.model()
+    gone["metadata"]["resourceVersion"] = "30"
+    assert store.remove(MODEL, gone)
+    late = samples.model()
+    late["metadata"]["resourceVersion"] = "20"
+    assert store.put(MODEL, late) is Change.NONE
+    assert store.get(MODEL, "models", "llama") is None
+
+
+def test_an_object_that_left_the_selector_may_come_back_later() -> None:
+    store = Store()
+    store.put(DEPLOYMENT, _child("1"))
+    store.remove(DEPLOYMENT, _child("5"))
+    assert store.put(DEPLOYMENT, _child("6")) is Change.CONTENT
+
+
+def test_the_news_of_an_older_objects_deletion_does_not_remove_its_successor() -> None:
+    store = Store()
+    store.put(DEPLOYMENT, _child("9", uid="new"))
+    assert not store.remove(DEPLOYMENT, _child("10"))
+    assert store.get(DEPLOYMENT, "models", "llama") is not None
+
+
+def test_a_fresh_list_drops_ghosts_and_keeps_what_is_newer_than_itself() -> None:
+    store = Store()
+    store.put(DEPLOYMENT, _child("5"))
+    store.put(DEPLOYMENT, _child("50", name="newer", uid="other"))
+    assert store.prune(DEPLOYMENT, None, set(), "20") == [
+        (Ref("Deployment", "models", "llama"), samples.MODEL_UID)
+    ]
+    assert store.refs(DEPLOYMENT) == [Ref("Deployment", "models", "newer")]
+
+
+def test_a_list_of_one_namespace_says_nothing_of_another() -> None:
+    store = Store()
+    store.put(DEPLOYMENT, _child("5"))
+    assert store.prune(DEPLOYMENT, frozenset({"other"}), set(), "20") == []
+
+
+def test_children_are_found_by_the_uid_of_their_owner() -> None:
+    store = Store()
+    store.put(MODEL, samples.model())
+    store.put(DEPLOYMENT, _child("1"))
+    store.put(POD, _child("2", uid="pod"))
+    assert [kind.kind for kind, _ in store.children(samples.MODEL_UID)] == ["Deployment", "Pod"]
+    assert store.owner_of(samples.MODEL_UID) == Ref("NIMModel", "models", "llama")
+    store.put(DEPLOYMENT, _child("3", labels={}))
+    assert [kind.kind for kind, _ in store.children(samples.MODEL_UID)] == ["Pod"]
+
+
+def test_without_our_label_the_controller_reference_names_the_owner() -> None:
+    child = _child("1", labels={}, ownerReferences=[{"uid": "x"}, {"uid": "y", "controller": True}])
+    assert owner_uid(DEPLOYMENT, child) == "y"
+
+
+def test_only_our_own_field_ownership_is_kept() -> None:
+    store = Store()
+    ours = {"manager": "nimway", "operation": "Apply", "fieldsV1": {}}
+    theirs = {"manager": "kubectl", "operation": "Update", "fieldsV1": {}}
+    store.put(DEPLOYMENT, _child("1", managedFields=[theirs, ours]))
+    live = store.get(DEPLOYMENT, "models", "llama")
+    assert live is not None
+    assert live["metadata"]["managedFields"] == [ours]
