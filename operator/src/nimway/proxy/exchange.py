@@ -52,55 +52,31 @@ class Host(Protocol):
 class Exchange:
     """The life of one request; `method` is what the model server is asked with."""
 
-    __slots__ = (
-        "_body",
-        "_body_counted",
-        "_chunked",
-        "_downstream",
-        "_endpoint",
-        "_event_stream",
-        "_head",
-        "_host",
-        "_keep_alive",
-        "_model",
-        "_moved",
-        "_name",
-        "_operation",
-        "_paused",
-        "_state",
-        "_touched",
-        "_tried",
-        "_upstream",
-        "bytes_out",
-        "first_byte_at",
-        "method",
-        "started",
-        "status",
-    )
+    # Defaults stand at the class: most requests set few of them, and an assignment each costs.
+    status = 0
+    bytes_out = 0
+    first_byte_at = 0.0
+    _state = _NEW
+    _model: Model | None = None
+    _endpoint: Endpoint | None = None
+    _upstream: Upstream | None = None
+    _body = b""
+    _body_counted = 0
+    _name = ""
+    _tried: tuple[Endpoint, ...] = ()
+    _chunked = False
+    _event_stream = False
+    _keep_alive = False
+    _paused = False
+    _moved = False
+    _touched = 0.0
 
     def __init__(self, host: Host, downstream: Downstream, head: RequestHead) -> None:
         self._host = host
         self._downstream = downstream
         self._head = head
         self._operation = find_operation(head.path)
-        self._state = _NEW
-        self._model: Model | None = None
-        self._endpoint: Endpoint | None = None
-        self._upstream: Upstream | None = None
-        self._body = b""
-        self._body_counted = 0
-        self._name = ""
-        self._tried: tuple[Endpoint, ...] = ()
-        self._chunked = False
-        self._event_stream = False
-        self._keep_alive = False
-        self._paused = False
-        self._moved = False
-        self._touched = 0.0
         self.method = head.method
-        self.status = 0
-        self.bytes_out = 0
-        self.first_byte_at = 0.0
         self.started = host.now()
         host.exchanges.add(self)
 
@@ -168,14 +144,15 @@ class Exchange:
         if not model.endpoints:
             self._answer(answers.model_not_ready(self._name, host.settings.retry_after_s))
             return
-        now = host.now()
+        self._touched = now = host.now()
         endpoint = choose_least(model.endpoints, self._tried, now, host.random())
         if endpoint is None:
             self._answer(answers.unreachable(self._name, host.settings.retry_after_s))
             return
         self._endpoint = endpoint
         endpoint.outstanding += 1
-        endpoint.health.begin(now)
+        if endpoint.health.ejected_until:
+            endpoint.health.begin(now)
         while endpoint.idle:
             upstream = endpoint.idle.pop()
             if upstream.is_alive():
@@ -191,6 +168,7 @@ class Exchange:
 
     def on_connected(self, upstream: Upstream) -> None:
         """Send: the connection is there."""
+        self._touched = self._host.now()
         self._send(upstream, upstream.endpoint)
 
     def on_connect_failed(self) -> None:
@@ -213,7 +191,6 @@ class Exchange:
     def _send(self, upstream: Upstream, endpoint: Endpoint) -> None:
         self._state = _WAITING
         self._upstream = upstream
-        self._touched = self._host.now()
         head, operation, body = self._head, self._operation, self._body
         assert operation is not None  # noqa: S101 # a routed request has one
         passed = head.authorization if self._host.settings.pass_authorization else None
@@ -234,7 +211,8 @@ class Exchange:
         self.status = head.status
         self._moved = True
         self.first_byte_at = self._host.now()
-        self._uncount_body()
+        self._host.bodies_bytes -= self._body_counted
+        self._body_counted = 0
         self._judge(failed=is_failure(head.status))
         self._event_stream = head.event_stream
         framing = self._plan_framing(head, done=done)
@@ -387,18 +365,15 @@ class Exchange:
         self._state = _DONE
         host, model = self._host, self._model
         host.exchanges.discard(self)
-        self._uncount_body()
+        host.bodies_bytes -= self._body_counted
+        self._body_counted = 0
+        self._body = b""
         self._release_endpoint()
         if model is not None:
             model.in_flight -= 1
             host.changed(model)
         label = self._operation.label if self._operation is not None else ""
         host.meters.account(self, model, label, self._head, host.now())
-
-    def _uncount_body(self) -> None:
-        self._host.bodies_bytes -= self._body_counted
-        self._body_counted = 0
-        self._body = b""
 
     def _release_endpoint(self) -> None:
         endpoint, self._endpoint = self._endpoint, None

@@ -16,7 +16,7 @@ from nimway.proxy.wire import RequestHead
 DURATION_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 _LOG_LINE = (
-    b'{"event":"request","ts":%.3f,"request_id":"%b","method":"%b","path":"%b","model":%b,'
+    b'{"event":"request","ts_ms":%d,"request_id":"%b","method":"%b","path":"%b","model":%b,'
     b'"status":%d,"duration_us":%d,"first_byte_us":%d,"bytes_out":%d}\n'
 )
 
@@ -79,24 +79,22 @@ class Meters:
         """Count one request that ended at `now`, and write its line."""
         name = "" if model is None else model.name
         key = (name, label, finished.status)
-        self.requests[key] = self.requests.get(key, 0) + 1
-        duration_s = now - finished.started
+        requests = self.requests
+        requests[key] = requests.get(key, 0) + 1
+        started = finished.started
+        duration_s = now - started
         first_byte_at = finished.first_byte_at
-        first_byte_s = first_byte_at - finished.started if first_byte_at else 0.0
+        first_byte_s = first_byte_at - started if first_byte_at else 0.0
         if model is not None:
             _observe(self.durations, name, duration_s)
             if first_byte_at:
                 _observe(self.first_bytes, name, first_byte_s)
-        if not self._log_every:
+        if self._log_every != 1 and not self._is_sampled():
             return
-        self._log_skipped += 1
-        if self._log_skipped < self._log_every:
-            return
-        self._log_skipped = 0
         self.lines.append(
             _LOG_LINE
             % (
-                self._epoch_s + now,
+                (self._epoch_s + now) * 1e3,
                 head.request_id,
                 head.method,
                 label.encode(),
@@ -107,6 +105,15 @@ class Meters:
                 finished.bytes_out,
             )
         )
+
+    def _is_sampled(self) -> bool:
+        if not self._log_every:
+            return False
+        self._log_skipped += 1
+        if self._log_skipped < self._log_every:
+            return False
+        self._log_skipped = 0
+        return True
 
     def forget(self, names: frozenset[str]) -> None:
         """Drop the series of models that are no longer in the table."""

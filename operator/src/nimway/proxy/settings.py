@@ -42,7 +42,7 @@ class Settings:
     timeout_upstream_idle_s: float = 3.0
     upstream_idle_max: int = 256
     interim_responses_max: int = 8
-    write_buffer_bytes: int = 0
+    write_buffer_bytes: int = 4 * KIB
     allow_loopback: bool = False
     pass_authorization: bool = False
 

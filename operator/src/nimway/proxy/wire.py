@@ -62,24 +62,17 @@ class Head:
     declared Content-Length or None.
     """
 
-    __slots__ = (
-        "chunked",
-        "close",
-        "fields",
-        "keep",
-        "length",
-        "minor",
-        "nominated",
-    )
     rules: ClassVar[dict[bytes, Callable[[Any, bytes], None]]] = {}
 
+    # Defaults stand at the class: a head sets few of them.
+    minor = 1
+    length: int | None = None
+    chunked = False
+    close = False
+    keep = False
+    nominated: tuple[bytes, ...] = ()
+
     def __init__(self) -> None:
-        self.minor = 1
-        self.length: int | None = None
-        self.chunked = False
-        self.close = False
-        self.keep = False
-        self.nominated: tuple[bytes, ...] = ()
         self.fields: list[bytes] = []
 
     @property
@@ -106,39 +99,22 @@ class Head:
 class RequestHead(Head):
     """The facts of one request head; `timeout_s` is 0 where the client does not lower it."""
 
-    __slots__ = (
-        "authorization",
-        "expect",
-        "host",
-        "method",
-        "path",
-        "query",
-        "request_id",
-        "timeout_s",
-    )
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.method = b""
-        self.path = b""
-        self.query = b""
-        self.host: bytes | None = None
-        self.expect = False
-        self.authorization: bytes | None = None
-        self.request_id = b""
-        self.timeout_s = 0.0
+    method = b""
+    path = b""
+    query = b""
+    host: bytes | None = None
+    expect = False
+    authorization: bytes | None = None
+    request_id = b""
+    timeout_s = 0.0
 
 
 class ResponseHead(Head):
     """The facts of one response head; `line` is the status line without its end."""
 
-    __slots__ = ("event_stream", "line", "status")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.status = 0
-        self.line = b""
-        self.event_stream = False
+    status = 0
+    line = b""
+    event_stream = False
 
     def body_length(self, method: bytes) -> int:
         """Return the length that RFC 9112 section 6.3 gives the body, if it is not chunked."""
