@@ -11,6 +11,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_CODE = re.compile(r"`[^`\n]*`")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -60,7 +61,7 @@ def prose(page: Path) -> str:
 
 def links(page: Path) -> list[str]:
     """Return the targets of the page's links."""
-    return _LINK.findall(prose(page))
+    return _LINK.findall(_CODE.sub("", prose(page)))
 
 
 def anchors(page: Path) -> set[str]:
