@@ -70,10 +70,12 @@ class AdminServer:
             connection.abort()
 
     def plan_report(self) -> None:
-        """Send the state to the streams soon: many changes become one line."""
-        if not self._report_planned and self.streams:
-            self._report_planned = True
-            self._loop.call_later(self.settings.report_delay_s, self._report)
+        """Send the state to the streams: at once after a pause, else soon, many changes in one."""
+        if self._report_planned or not self.streams:
+            return
+        self._report_planned = True
+        wait_s = self._last_report_at + self.settings.report_delay_s - self.now()
+        self._loop.call_later(max(0.0, wait_s), self._report)
 
     def begin(self, downstream: Downstream, head: RequestHead) -> "AdminExchange":
         """Return the handler of a request."""

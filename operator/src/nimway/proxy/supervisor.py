@@ -238,7 +238,7 @@ class Supervisor:
             revisions = {each.revision for each in self._handles if each.revision is not None}
             if len(revisions) == 1:
                 self._common_revision = message.revision
-            self.on_change()
+                self.on_change()
         elif isinstance(message, Load):
             handle.load.update(message.models)
             self.on_change()
