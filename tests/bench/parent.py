@@ -1,90 +1,79 @@
-"""Stands in for the proxy's parent: runs real workers with a fixed table, without Kubernetes.
+"""The proxy's parent and workers with a fixed table: everything but the watch on Kubernetes.
 
-`python -m tests.bench.parent PORT UPSTREAM_PORT WORKERS MODEL`. The workers are the production
-processes with the production settings (uvloop, access log, metrics, every check); only loopback
-endpoints are allowed on top. Their reports are read and their metrics gathered, as the parent does.
+`python -m tests.bench.parent PORT UPSTREAM_PORT WORKERS MODEL`. These are the production processes
+with the production settings (uvloop, access log, metrics, reports on load, every check); loopback
+endpoints are allowed on top, and the access log's lines are written to /dev/null.
 """
 
-import selectors
-import socket
-import subprocess
+import asyncio
+import os
 import sys
-import time
-from contextlib import ExitStack
 
-import msgspec
+import uvloop
 
-from nimway.proxy import messages
+from nimway import routes
+from nimway.proxy import parent
+from nimway.proxy.logs import set_up_logging
+from nimway.proxy.messages import ServiceEndpoints
 from nimway.proxy.settings import Settings
+from tests.bench.running import free_port
 
 SCRAPE_PERIOD_S = 5.0
-NAMESPACE = "bench"
+HOST = "127.0.0.1"
+ROUTE_NAMESPACE = "bench"
 SERVICE = "model"
 
 
-def start_worker(port: int) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    ours, theirs = socket.socketpair()
-    settings = msgspec.json.encode(Settings(allow_loopback=True)).decode()
-    descriptor = theirs.fileno()
-    command = ["-m", "nimway.proxy.worker", str(descriptor), "127.0.0.1", str(port), settings]
-    with theirs:
-        process = subprocess.Popen(
-            [sys.executable, *command],
-            pass_fds=[descriptor],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,  # the access log is written, then dropped by the kernel
+class FixedParent(parent.Parent):
+    """A parent that is told one table, once, and is scraped often."""
+
+    def __init__(self, config: parent.ParentConfig, model: str, upstream: int) -> None:
+        super().__init__(config)
+        self._table = routes.build_table(
+            [
+                routes.Route(
+                    namespace=ROUTE_NAMESPACE,
+                    name=SERVICE,
+                    model=model,
+                    names=(model,),
+                    service=SERVICE,
+                    created_s=1_750_000_000,
+                )
+            ]
         )
-    return process, ours
+        self._endpoints = ServiceEndpoints(ROUTE_NAMESPACE, SERVICE, [(HOST, upstream)])
 
-
-def configure(channel: socket.socket, upstream: int, model: str) -> None:
-    route = messages.RouteEntry(
-        key=f"{NAMESPACE}/{SERVICE}",
-        model=model,
-        names=(model,),
-        namespace=NAMESPACE,
-        service=SERVICE,
-        created_s=1_750_000_000,
-    )
-    ready = messages.ServiceEndpoints(NAMESPACE, SERVICE, [("127.0.0.1", upstream)])
-    for message in (
-        messages.Endpoints([ready]),
-        messages.Table("bench", [route]),
-        messages.Ready(ready=True),
-    ):
-        channel.sendall(messages.encode(message))
-
-
-def read_reports(channels: list[socket.socket]) -> None:
-    """Read what the workers say until one is gone; ask for their metrics now and then."""
-    framers = {channel: messages.Framer() for channel in channels}
-    selector = selectors.DefaultSelector()
-    for channel in channels:
-        selector.register(channel, selectors.EVENT_READ, data=channel)
-    number, scrape_at_s = 0, time.monotonic() + SCRAPE_PERIOD_S
-    while True:
-        for key, _ in selector.select(timeout=max(0.0, scrape_at_s - time.monotonic())):
-            data = key.data.recv(65536)
-            if not data:
-                return
-            for frame in framers[key.data].feed(data):
-                messages.to_parent.decode(frame)
-        if time.monotonic() >= scrape_at_s:
-            number += 1
-            scrape_at_s += SCRAPE_PERIOD_S
-            for channel in channels:
-                channel.sendall(messages.encode(messages.Scrape(number)))
+    async def run(self) -> None:
+        await self._admin.start(parent._bind(HOST, self._config.admin_port))
+        self._supervisor.start()
+        self.replace_endpoints([self._endpoints])
+        self.replace_table(self._table)
+        self.confirm_table()
+        self.set_complete(complete=True)
+        while True:
+            await asyncio.sleep(SCRAPE_PERIOD_S)
+            await self.metrics()
 
 
 def main(port: int, upstream: int, workers: int, model: str) -> None:
-    with ExitStack() as stack:
-        channels = []
-        for _ in range(workers):
-            process, channel = start_worker(port)
-            stack.callback(process.kill)
-            channels.append(stack.enter_context(channel))
-            configure(channel, upstream, model)
-        read_reports(channels)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    config = parent.ParentConfig(
+        namespace=ROUTE_NAMESPACE,
+        configmap="routes",
+        workers=workers,
+        host=HOST,
+        port=port,
+        admin_port=free_port(),
+        kubeconfig=None,
+        settings=Settings(allow_loopback=True),
+    )
+
+    async def serve() -> None:
+        await FixedParent(config, model, upstream).run()
+
+    set_up_logging()
+    uvloop.run(serve())
 
 
 if __name__ == "__main__":
