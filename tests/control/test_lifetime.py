@@ -24,6 +24,8 @@ from tests.support.cluster import Cluster
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
 MODELS = 10
+SUCCESSION_S = LEASE_S + 5 * RETRY_PERIOD_S
+"""The lease runs out 15 s after a rival saw its last renewal; a busy machine sees late."""
 
 
 def _model(namespace: str, name: str) -> Manifest:
@@ -72,8 +74,8 @@ async def _leads(api: KubeClient, identity: str, timeout_s: float) -> None:
 async def test_a_restart_writes_nothing_and_a_stop_gives_the_lease_back(
     control: Cluster, api: KubeClient, namespace: str, tmp_path: Path
 ) -> None:
-    first = start_operator(control.kubeconfig, OPERATOR_NAMESPACE, tmp_path / "1", POD_NAME="one")
-    await _leads(api, "one", timeout_s=30)
+    first = _start(control, tmp_path / "1", f"{namespace}-one")
+    await _leads(api, f"{namespace}-one", timeout_s=30)
     for number in range(MODELS):
         await create(api, MODEL, _model(namespace, f"m{number}"))
     proxy = samples.proxy("edge", namespace, replicas=0)
@@ -84,9 +86,9 @@ async def test_a_restart_writes_nothing_and_a_stop_gives_the_lease_back(
     lease = await api.get(LEASE, OPERATOR_NAMESPACE, "nimway-operator")
     assert not lease["spec"].get("holderIdentity")
 
-    second = start_operator(control.kubeconfig, OPERATOR_NAMESPACE, tmp_path / "2", POD_NAME="two")
+    second = _start(control, tmp_path / "2", f"{namespace}-two")
     try:
-        await _leads(api, "two", timeout_s=10)
+        await _leads(api, f"{namespace}-two", timeout_s=10)
         await create(api, MODEL, _model(namespace, "after"))
         await until(lambda: find(api, DEPLOYMENT, namespace, "after"), "the second works")
         after = await versions(api, namespace)
@@ -105,15 +107,15 @@ async def test_a_restart_writes_nothing_and_a_stop_gives_the_lease_back(
 async def test_a_standby_writes_nothing_and_takes_over_from_a_killed_leader(
     control: Cluster, api: KubeClient, namespace: str, tmp_path: Path
 ) -> None:
-    leader = start_operator(control.kubeconfig, OPERATOR_NAMESPACE, tmp_path / "1", POD_NAME="one")
-    await _leads(api, "one", timeout_s=30)
-    standby = start_operator(control.kubeconfig, OPERATOR_NAMESPACE, tmp_path / "2", POD_NAME="two")
+    leader = _start(control, tmp_path / "1", f"{namespace}-one")
+    await _leads(api, f"{namespace}-one", timeout_s=30)
+    standby = _start(control, tmp_path / "2", f"{namespace}-two")
     try:
         await create(api, MODEL, _model(namespace, "first"))
         await until(lambda: find(api, DEPLOYMENT, namespace, "first"), "the leader works")
         leader.stop(signal.SIGKILL)
         await create(api, MODEL, _model(namespace, "second"))
-        await _leads(api, "two", timeout_s=LEASE_S + 3 * RETRY_PERIOD_S)
+        await _leads(api, f"{namespace}-two", timeout_s=SUCCESSION_S)
         await until(lambda: find(api, DEPLOYMENT, namespace, "second"), "the standby took over")
         text = standby.log.read_text(encoding="utf-8")
         assert "first" not in text.partition("leading")[0]
@@ -125,12 +127,12 @@ async def test_a_standby_writes_nothing_and_takes_over_from_a_killed_leader(
 async def test_a_leader_that_was_stopped_leaves_the_cluster_to_its_successor(
     control: Cluster, api: KubeClient, namespace: str, tmp_path: Path
 ) -> None:
-    leader = start_operator(control.kubeconfig, OPERATOR_NAMESPACE, tmp_path / "1", POD_NAME="one")
-    await _leads(api, "one", timeout_s=30)
+    leader = _start(control, tmp_path / "1", f"{namespace}-one")
+    await _leads(api, f"{namespace}-one", timeout_s=30)
     leader.process.send_signal(signal.SIGSTOP)
-    standby = start_operator(control.kubeconfig, OPERATOR_NAMESPACE, tmp_path / "2", POD_NAME="two")
+    standby = _start(control, tmp_path / "2", f"{namespace}-two")
     try:
-        await _leads(api, "two", timeout_s=LEASE_S + 10)
+        await _leads(api, f"{namespace}-two", timeout_s=SUCCESSION_S)
         await create(api, MODEL, _model(namespace, "while-stopped"))
         await until(
             lambda: find(api, DEPLOYMENT, namespace, "while-stopped"), "the standby took over"
@@ -152,6 +154,10 @@ def test_wrong_configuration_is_one_sentence(control: Cluster, tmp_path: Path) -
     text = lost.log.read_text(encoding="utf-8")
     assert "no cluster configuration" in text
     assert "Traceback" not in text
+
+
+def _start(control: Cluster, log: Path, identity: str) -> OperatorProcess:
+    return start_operator(control.kubeconfig, OPERATOR_NAMESPACE, log, POD_NAME=identity)
 
 
 def _stop(process: OperatorProcess) -> None:

@@ -33,6 +33,10 @@ class WaitingError(Exception):
     """A child of this name is on its way out; its successor comes after it."""
 
 
+class OwnerGoneError(Exception):
+    """The owner does not exist any more, and the store did not know."""
+
+
 class Applier:
     """Applies and deletes children of one owner at a time. `may_write` is asked before each."""
 
@@ -43,6 +47,29 @@ class Applier:
         self._store = store
         self._metrics = metrics
         self._may_write = may_write
+
+    async def confirm(self, owner: Owner, children: Iterable[tuple[Kind, Manifest]]) -> None:
+        """Read the owner afresh if one of `children` is to be created.
+
+        A watch can miss a deletion. What is created for an owner that is gone the garbage collector
+        deletes, and that would be answered by creating it again.
+
+        Raises:
+            OwnerGoneError: it is gone or going; the store knows it now.
+        """
+        if all(ref_of(kind, manifest) in self._store for kind, manifest in children):
+            return
+        fresh = await self._read(owner.kind, owner.namespace, owner.name)
+        if fresh is None:
+            ghost = self._store.get(owner.kind, owner.namespace, owner.name)
+            if ghost is not None and ghost["metadata"]["uid"] == owner.uid:
+                self._store.remove(owner.kind, ghost)
+        if (
+            fresh is None
+            or fresh["metadata"]["uid"] != owner.uid
+            or "deletionTimestamp" in fresh["metadata"]
+        ):
+            raise OwnerGoneError(f"{owner.kind.kind} {owner.namespace}/{owner.name} is gone")
 
     async def apply(self, kind: Kind, desired: Manifest, owner: Owner) -> Manifest:
         """Make one child as declared and return it as the server holds it.

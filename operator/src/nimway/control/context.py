@@ -39,6 +39,11 @@ class Context:
             namespace, _, name = key.partition("/")
             self.workers.mark(Ref(MODEL.kind, namespace, name), delay_s=STATUS_DELAY_S)
 
+    def mark_proxies(self) -> None:
+        """Have the routing tables of all NIMProxies decided again."""
+        for ref in self.store.refs(PROXY):
+            self.workers.mark(ref)
+
     def proxy_keys(self) -> list[str]:
         """Return `namespace/name` of every NIMProxy that exists."""
         return [f"{ref.namespace}/{ref.name}" for ref in self.store.refs(PROXY)]

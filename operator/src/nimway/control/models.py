@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from nimway.api.status import ConditionType
 from nimway.control import conditions
+from nimway.control.apply import OwnerGoneError
 from nimway.control.conditions import ModelFacts, Problem, RouteView
 from nimway.control.context import STATUS_DELAY_S, Context
 from nimway.control.desired import names
@@ -47,6 +48,9 @@ class ModelReconciler:
         try:
             model = resolve_model(live)
             applied = await self._apply(model)
+        except OwnerGoneError:
+            self._context.mark_proxies()
+            return
         except REPORTED as error:
             outcome = outcome_of(error)
             deployment = self._context.store.get(DEPLOYMENT, ref.namespace, names.slug(ref.name))
@@ -62,6 +66,7 @@ class ModelReconciler:
         context, owner = self._context, model.owner
         live = context.store.get(DEPLOYMENT, owner.namespace, names.slug(owner.name))
         children = build_model(model, live)
+        await context.applier.confirm(owner, children)
         if live is None:
             # Of many new models each gets its Deployment first: the pods take the longest.
             kind, manifest = children[0]

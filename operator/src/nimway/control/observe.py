@@ -4,6 +4,7 @@ Owns the rules "this object changed, so that key is dirty", for watch events and
 alike. It keeps the store and decides no more than who is affected and how soon.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable
 
@@ -52,10 +53,14 @@ class Observer:
         self._clock = clock
         self.last_event_s: float = clock()
         self.last_resync_s: float | None = None
+        self.relisted = asyncio.Event()
+        """Set when a watch had to list again: it may have missed deletions, which no event tells."""
 
     def seen(self, kind: Kind, event: str | None, manifest: Manifest) -> None:
         """Take in one watch event (`event` is None while a watch lists)."""
         self.last_event_s = self._clock()
+        if event is None:
+            self.relisted.set()
         ref = ref_of(kind, manifest)
         before = self._store.owner_uid(ref)
         if event == "DELETED":

@@ -2,6 +2,7 @@
 
 from nimway.api.status import Reason
 from nimway.control import conditions
+from nimway.control.apply import OwnerGoneError
 from nimway.control.conditions import Problem, ProxyFacts
 from nimway.control.context import Context
 from nimway.control.desired import names
@@ -52,6 +53,9 @@ class ProxyReconciler:
         problem, retry = None, None
         try:
             problem = await self._apply(live, key)
+        except OwnerGoneError:
+            context.workers.mark(ref)
+            return
         except REPORTED as error:
             outcome = outcome_of(error)
             problem, retry = outcome.problem, outcome.retry
@@ -98,12 +102,14 @@ class ProxyReconciler:
             await self._candidates(proxy), proxy.namespaces, proxy.spec.model_selector
         )
         children = desired.build_rights(proxy, decision.table.namespaces, context.settings.proxy)
-        await self._apply_all(children, proxy.owner)
         table = desired.build_routes(proxy, decision.table)
-        problem = await self._publish(proxy, key, decision, table)
         workload = desired.build_workload(proxy, context.settings.proxy)
+        everything = [*children, (CONFIG_MAP, table), *workload]
+        await context.applier.confirm(proxy.owner, everything)
+        await self._apply_all(children, proxy.owner)
+        problem = await self._publish(proxy, key, decision, table)
         await self._apply_all(workload, proxy.owner)
-        await context.applier.prune([*children, (CONFIG_MAP, table), *workload], proxy.owner)
+        await context.applier.prune(everything, proxy.owner)
         return problem
 
     async def _apply_all(self, children: list[tuple[Kind, Manifest]], owner: Owner) -> None:

@@ -43,6 +43,8 @@ from nimway.tasks import spawn
 
 STOP_S = 2.0
 RETRY_LIST_S = 1.0
+RELIST_S = 0.5
+"""After a watch had to list again, others often have to as well: wait for them."""
 
 _log = logging.getLogger(__name__)
 
@@ -89,13 +91,14 @@ class Runtime:
         lead = spawn(self._lead(), name="lead")
         stop = spawn(self._stop.wait(), name="signal")
         try:
-            done, _ = await asyncio.wait({watch, lead, stop}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({watch, lead, stop}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stop.cancel()
             await self._shut_down(lead)
         kopf_stop.set()
         await asyncio.wait({watch}, timeout=STOP_S)
-        return 0 if stop in done else 1
+        # Kopf cancels all tasks when it fails, `stop` included.
+        return 0 if self._stop.is_set() else 1
 
     def _build_context(self) -> Context:
         reporter = Reporter(
@@ -164,6 +167,7 @@ class Runtime:
         self._metrics.leader.set(1)
         # What a standby has seen may be late; a leader starts from what is true now.
         await self._first_list()
+        self._observer.relisted.clear()
         self._workers.start()
         resync = spawn(self._resync(), name="resync")
         try:
@@ -186,7 +190,14 @@ class Runtime:
 
     async def _resync(self) -> None:
         while True:
-            await asyncio.sleep(self._settings.resync_s * (0.9 + random.random() / 5))
+            period_s = self._settings.resync_s * (0.9 + random.random() / 5)
+            try:
+                async with asyncio.timeout(period_s):
+                    await self._observer.relisted.wait()
+                    await asyncio.sleep(RELIST_S)
+            except TimeoutError:
+                pass
+            self._observer.relisted.clear()
             try:
                 await self._observer.resync(random.random)
                 await self._proxies.sweep()

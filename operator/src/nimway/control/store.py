@@ -141,6 +141,9 @@ class Store:
         entry = self._entries.get(ref)
         return entry.owner if entry is not None else ""
 
+    def __contains__(self, ref: Ref) -> bool:
+        return ref in self._entries
+
     def __len__(self) -> int:
         return len(self._entries)
 
