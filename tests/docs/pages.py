@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _CODE = re.compile(r"`[^`\n]*`")
+_HERE = re.compile(r"<<EOF\n(.*?)^EOF$", re.DOTALL | re.MULTILINE)
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -47,11 +48,14 @@ def blocks(*languages: str) -> list[Block]:
 
 
 def manifests() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield every Kubernetes object in a YAML block, with where it stands."""
-    for block in blocks("yaml"):
-        for document in yaml.safe_load_all(block.text):
+    """Yield every Kubernetes object in a YAML block or a here-document, with where it stands."""
+    texts = [(block.id, block.text) for block in blocks("yaml")]
+    for block in blocks("console"):
+        texts += [(block.id, text) for text in _HERE.findall(block.text)]
+    for where, text in texts:
+        for document in yaml.safe_load_all(text):
             if isinstance(document, dict) and "kind" in document and "apiVersion" in document:
-                yield f"{block.id} {document['kind']}", document
+                yield f"{where} {document['kind']}", document
 
 
 def prose(page: Path) -> str:

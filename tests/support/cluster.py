@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import pytest
 
 from nimway.sandbox import binaries, launcher
+from tests.support.schema import CRDS
 
 T = TypeVar("T")
 
@@ -83,6 +84,14 @@ def cluster() -> Iterator[Cluster]:
         yield Cluster(sandbox.kubeconfig, sandbox, binaries.kubectl(print))
     finally:
         sandbox.stop()
+
+
+@pytest.fixture(scope="session")
+def crds(cluster: Cluster) -> Cluster:
+    """The cluster with both CRDs applied as the README says."""
+    cluster.kubectl("apply", "--server-side", "-f", str(CRDS))
+    cluster.kubectl("wait", "--for=condition=Established", "-f", str(CRDS), "--timeout=30s")
+    return cluster
 
 
 @pytest.fixture
