@@ -23,13 +23,16 @@ from nimway.control.kinds import (
 )
 from nimway.control.settings import Settings
 from nimway.control.store import Change, Store, ref_of
-from nimway.control.workqueue import Workers
+from nimway.control.workqueue import Lanes
 
 RESYNC_SPREAD_S = 15.0
 """After a resync all keys are looked at over this time, so that nobody has to wait behind them."""
 
 TABLE_DELAY_S = 0.01
 """Lets the new model's Deployment go out before its route, which nothing answers yet."""
+
+START_DELAY_S = 0.3
+"""At a start the tables are decided first: what that says of the models is one look, not two."""
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +45,7 @@ class Observer:
         settings: Settings,
         client: KubeClient,
         store: Store,
-        workers: Workers[Ref],
+        workers: Lanes[Ref],
         *,
         clock: Callable[[], float],
     ) -> None:
@@ -54,7 +57,7 @@ class Observer:
         self.last_event_s: float = clock()
         self.last_resync_s: float | None = None
         self.relisted = asyncio.Event()
-        """Set when a watch had to list again: it may have missed deletions, which no event tells."""
+        """Set when a watch had to list again: deletions that it missed, no event will tell."""
 
     def seen(self, kind: Kind, event: str | None, manifest: Manifest) -> None:
         """Take in one watch event (`event` is None while a watch lists)."""
@@ -82,8 +85,11 @@ class Observer:
             await self._list(kind, scope)
         first = self.last_resync_s is None
         self.last_resync_s = self._clock()
-        for ref in (*self._store.refs(PROXY), *self._store.refs(MODEL)):
-            self._workers.mark(ref, delay_s=0.0 if first else jitter() * RESYNC_SPREAD_S)
+        for ref in self._store.refs(PROXY):
+            self._workers.mark(ref)
+        for ref in self._store.refs(MODEL):
+            delay_s = START_DELAY_S if first else jitter() * RESYNC_SPREAD_S
+            self._workers.mark(ref, delay_s=delay_s)
 
     async def _list(self, kind: Kind, scope: frozenset[str] | None) -> None:
         namespaces: list[str | None] = [None] if scope is None else [*sorted(scope)]

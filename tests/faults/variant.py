@@ -1,0 +1,36 @@
+"""`python -m tests.faults.variant operator ...`: the operator with other constants or another pod.
+
+Stands in for another version of the operator, so that the product needs no switch for tests.
+`NIMWAY_TEST_RESYNC_S` is the time between fresh lists, `NIMWAY_TEST_POD_ENV` the name of a variable
+that this "version" adds to every model's container.
+"""
+
+import functools
+import os
+from typing import Any
+
+from nimway.cli import main
+from nimway.control import command
+from nimway.control.desired import model, pod
+from nimway.control.resolve import ResolvedModel
+from nimway.control.settings import Settings
+
+
+def _vary() -> None:
+    if resync_s := os.environ.get("NIMWAY_TEST_RESYNC_S"):
+        varied: Any = functools.partial(Settings, resync_s=float(resync_s))
+        setattr(command, "Settings", varied)  # noqa: B010 - not a name that the module exports
+    if name := os.environ.get("NIMWAY_TEST_POD_ENV"):
+        build = pod.build_template
+
+        def build_template(resolved: ResolvedModel) -> Any:
+            template = build(resolved)
+            template["spec"]["containers"][0]["env"].append({"name": name, "value": "new"})
+            return template
+
+        setattr(model, "build_template", build_template)  # noqa: B010 - as above
+
+
+if __name__ == "__main__":
+    _vary()
+    main()
