@@ -7,6 +7,7 @@ import re
 import pytest
 
 from nimway.proxy import answers, paths
+from nimway.proxy.messages import RouteEntry
 from nimway.proxy.settings import Settings
 from tests.docs.pages import DOCS, ROOT, table
 
@@ -104,3 +105,9 @@ def test_the_frame_of_a_broken_stream_is_the_one_that_is_shown() -> None:
     shown = re.search(r"```text\n(event: error\n.*?)```", text, re.DOTALL)
     assert shown is not None
     assert shown[1] + "\n" == answers.STREAM_BROKEN.decode()
+
+
+def test_the_page_admits_what_the_proxy_does_not_apply() -> None:
+    applied = {"adapters", "policy"} & set(RouteEntry.__struct_fields__)
+    admitted = "does not apply them yet" in PAGE.read_text(encoding="utf-8")
+    assert admitted is not bool(applied), "docs/http.md, Settings of a model: say what it does now"
