@@ -58,7 +58,12 @@ def _measure(options: argparse.Namespace) -> results.Run:
         count = options.rounds or (5 if options.quick else 7)
         for number in range(1, count + 1):
             say(f"round {number} of {count}")
-            rounds.append(run_round(bench, contenders, scenarios, random.Random(number)))
+            try:
+                rounds.append(run_round(bench, contenders, scenarios, random.Random(number)))
+            except BenchError as error:
+                say(f"round {number} does not count: {error}")
+    if 2 * len(rounds) < count:
+        raise BenchError(f"only {len(rounds)} of {count} rounds could be measured")
     about = _about(contenders) | {
         "window_s": bench.window_s,
         "duration_s": round(time.monotonic() - began_s),

@@ -91,7 +91,8 @@ def nginx() -> Contender:
 
 def _nimway(site: Site) -> Launch:
     arguments = [str(site.port), str(site.upstream), str(site.workers), MODEL]
-    environment = {"PYTHONPATH": str(install.HERE.parents[1])}
+    root = install.HERE.parents[1]
+    environment = {"PYTHONPATH": f"{root / 'operator' / 'src'}:{root}"}
     command = [sys.executable, "-m", "tests.bench.parent", *arguments]
     return Launch(command, site.folder, environment)
 

@@ -58,7 +58,7 @@ def run_round(
     A contender that fails is reported and left out of the rest of the round.
 
     Raises:
-        BenchError: the reference or the subject failed; nothing could be compared.
+        BenchError: the reference or the subject failed; the round compares nothing.
     """
     found: Round = {name: {} for name in (DIRECT, *(item.name for item in contenders))}
     shares = []
