@@ -111,3 +111,8 @@ bench: setup ## Compare the proxy with HAProxy, nginx, Go and Rust routers (20 m
 .PHONY: bench-quick
 bench-quick: setup ## Compare with HAProxy and the recorded ratios (3 min), fail when 20 % worse
 	@$(BIN)/python -m tests.bench --quick $(ARGS)
+
+.PHONY: bench-control
+bench-control: setup ## Measure the operator on a control plane of its own (15 min; ARGS=--quick 2 min)
+	@$(BIN)/nimway sandbox binaries
+	@$(BIN)/python -m tests.bench_control $(ARGS)
