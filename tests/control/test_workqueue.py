@@ -4,7 +4,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nimway.control.workqueue import BACKOFF_MAX_S, Workers, WorkQueue
+from nimway.control.workqueue import BACKOFF_MAX_S, Lanes, Workers, WorkQueue
 
 
 def _queue(jitter: float = 1.0) -> WorkQueue[str]:
@@ -158,3 +158,29 @@ async def test_one_failing_key_does_not_stop_the_others() -> None:
     async with asyncio.timeout(5):
         await done.wait()
     await workers.stop(1.0)
+
+
+async def test_a_crowded_lane_does_not_hold_up_another() -> None:
+    order: list[str] = []
+    gate = asyncio.Event()
+
+    async def reconcile(key: str) -> None:
+        order.append(key)
+        if key.startswith("many"):
+            await gate.wait()
+
+    def workers() -> Workers[str]:
+        queue: WorkQueue[str] = WorkQueue(jitter=lambda: 0.0)
+        return Workers(queue, reconcile, count=1, clock=asyncio.get_running_loop().time)
+
+    lanes = Lanes(lambda key: key[0], {"m": workers(), "f": workers()})
+    for number in range(5):
+        lanes.mark(f"many-{number}")
+    lanes.mark("few")
+    assert lanes.depth == 6
+    lanes.start()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert order == ["many-0", "few"]
+    gate.set()
+    await lanes.stop(1.0)

@@ -12,7 +12,7 @@ from nimway.control.metrics import Metrics
 from nimway.control.report import Reporter
 from nimway.control.settings import Settings
 from nimway.control.store import Store
-from nimway.control.workqueue import Workers
+from nimway.control.workqueue import Lanes
 
 STATUS_DELAY_S = 0.1
 """How long reports of progress wait for more of them: fewer writes, still far below 2 s."""
@@ -29,7 +29,7 @@ class Context:
     applier: Applier
     reporter: Reporter
     channel: BackChannel
-    workers: Workers[Ref]
+    workers: Lanes[Ref]
     metrics: Metrics
     clock: Callable[[], float]
 

@@ -37,12 +37,15 @@ from nimway.control.proxies import ProxyReconciler
 from nimway.control.report import Reporter
 from nimway.control.settings import LEASE_NAME, Settings
 from nimway.control.store import Store
-from nimway.control.workqueue import Workers, WorkQueue
+from nimway.control.workqueue import Lanes, Workers, WorkQueue
 from nimway.state import ProxyState
 from nimway.tasks import spawn
 
 STOP_S = 2.0
 RETRY_LIST_S = 1.0
+FRESH_S = 2.0
+"""A list of this age need not be repeated by who becomes leader with it."""
+
 RELIST_S = 0.5
 """After a watch had to list again, others often have to as well: wait for them."""
 
@@ -57,9 +60,9 @@ class Runtime:
         self._client = client
         self._metrics = Metrics()
         self._store = Store()
-        self._queue: WorkQueue[Ref] = WorkQueue(jitter=random.random)
-        self._workers: Workers[Ref] = Workers(
-            self._queue, self._reconcile, count=settings.workers, clock=clock.monotonic_s
+        self._workers = Lanes(
+            lambda ref: ref.kind,
+            {kind.kind: self._build_workers(settings.workers) for kind in OWNERS},
         )
         self._observer = Observer(
             settings, client, self._store, self._workers, clock=clock.monotonic_s
@@ -99,6 +102,10 @@ class Runtime:
         await asyncio.wait({watch}, timeout=STOP_S)
         # Kopf cancels all tasks when it fails, `stop` included.
         return 0 if self._stop.is_set() else 1
+
+    def _build_workers(self, count: int) -> Workers[Ref]:
+        queue: WorkQueue[Ref] = WorkQueue(jitter=random.random)
+        return Workers(queue, self._reconcile, count=count, clock=clock.monotonic_s)
 
     def _build_context(self) -> Context:
         reporter = Reporter(
@@ -165,8 +172,9 @@ class Runtime:
         await self._first_list()
         await self._elector.acquire()
         self._metrics.leader.set(1)
-        # What a standby has seen may be late; a leader starts from what is true now.
-        await self._first_list()
+        if (self._resync_age_s() or 0.0) > FRESH_S:
+            # What a standby has seen may be late; a leader starts from what is true now.
+            await self._first_list()
         self._observer.relisted.clear()
         self._workers.start()
         resync = spawn(self._resync(), name="resync")
@@ -237,7 +245,7 @@ class Runtime:
         return None if last_s is None else clock.monotonic_s() - last_s
 
     def _refresh(self) -> None:
-        self._metrics.queue.set(self._queue.depth)
+        self._metrics.queue.set(self._workers.depth)
         self._metrics.objects.set(len(self._store))
         self._metrics.resync_age.set(self._resync_age_s() or 0.0)
         self._metrics.watch_age.set(clock.monotonic_s() - self._observer.last_event_s)

@@ -134,6 +134,11 @@ class Workers(Generic[K]):
         self._active: set[asyncio.Task[None]] = set()
         self._loop: asyncio.Task[None] | None = None
 
+    @property
+    def depth(self) -> int:
+        """Keys that wait, due or not."""
+        return self._queue.depth
+
     def mark(self, key: K, *, delay_s: float = 0.0) -> None:
         """Ask for a reconcile of `key`."""
         self._queue.mark(key, self._clock(), delay_s=delay_s)
@@ -187,6 +192,39 @@ class Workers(Generic[K]):
             _log.warning("reconcile failed: key=%s error=%r", key, error, exc_info=_bug(error))
         finally:
             self._queue.done(key, self._clock(), ok=ok)
+
+
+class Lanes(Generic[K]):
+    """Several queues side by side, so that many keys of one kind do not hold up another's few.
+
+    `lane` names the workers of a key.
+    """
+
+    def __init__(self, lane: Callable[[K], str], workers: dict[str, Workers[K]]) -> None:
+        self._lane = lane
+        self._workers = workers
+
+    def mark(self, key: K, *, delay_s: float = 0.0) -> None:
+        """Ask for a reconcile of `key`."""
+        self._workers[self._lane(key)].mark(key, delay_s=delay_s)
+
+    def hold(self, key: K, delay_s: float) -> None:
+        """Let `key` not run again for `delay_s`."""
+        self._workers[self._lane(key)].hold(key, delay_s)
+
+    @property
+    def depth(self) -> int:
+        """Keys that wait, due or not."""
+        return sum(each.depth for each in self._workers.values())
+
+    def start(self) -> None:
+        """Begin to run what is due."""
+        for each in self._workers.values():
+            each.start()
+
+    async def stop(self, timeout_s: float) -> None:
+        """Stop all lanes at once."""
+        await asyncio.gather(*(each.stop(timeout_s) for each in self._workers.values()))
 
 
 def _bug(error: Exception) -> bool:
