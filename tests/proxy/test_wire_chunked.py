@@ -6,48 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nimway.proxy.wire import Dechunker, WireError
+from tests.proxy.vectors import flatten, splits
+from tests.proxy.vectors_chunks import ACCEPTED, REJECTED_BY_SOURCE
 
-ACCEPTED = {
-    "nothing": (b"0\r\n\r\n", b"", b""),
-    "one chunk": (b"3\r\nabc\r\n0\r\n\r\n", b"abc", b""),
-    "two chunks": (b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n", b"abcde", b""),
-    "hexadecimal": (b"A\r\n0123456789\r\n0a\r\n0123456789\r\n0\r\n\r\n", b"0123456789" * 2, b""),
-    "zeros in front": (b"0003\r\nabc\r\n000\r\n\r\n", b"abc", b""),
-    "a quoted extension": (b'3;a="b c"\r\nabc\r\n0\r\n\r\n', b"abc", b""),
-    "an extension": (b"3;a=b\r\nabc\r\n0;c\r\n\r\n", b"abc", b""),
-    "CRLF in the data": (b"4\r\n\r\n\r\n\r\n0\r\n\r\n", b"\r\n\r\n", b""),
-    "a trailer": (b"3\r\nabc\r\n0\r\nX: y\r\n\r\n", b"abc", b"X: y\r\n"),
-    "two trailers": (b"0\r\nX: y\r\nZ:\r\n\r\n", b"", b"X: y\r\nZ:\r\n"),
-    "a framing trailer, dropped": (b"0\r\nContent-Length: 3\r\nX: y\r\n\r\n", b"", b"X: y\r\n"),
-}
-
-REJECTED = {
-    "no size": b"\r\nabc\r\n",
-    "a sign": b"+3\r\nabc\r\n0\r\n\r\n",
-    "a minus": b"-3\r\nabc\r\n0\r\n\r\n",
-    "0x": b"0x3\r\nabc\r\n0\r\n\r\n",
-    "a space in front": b" 3\r\nabc\r\n0\r\n\r\n",
-    "a space behind": b"3 \r\nabc\r\n0\r\n\r\n",
-    "an underscore": b"1_0\r\n0123456789abcdef\r\n0\r\n\r\n",
-    "no hexadecimal": b"g\r\nabc\r\n0\r\n\r\n",
-    "a huge size": b"fffffffffffffffff\r\nabc",
-    "a bare LF behind the size": b"3\nabc\r\n0\r\n\r\n",
-    "a bare CR behind the size": b"3\rabc\r\n0\r\n\r\n",
-    "a bare LF in an extension": b"3;a\nb\r\nabc\r\n0\r\n\r\n",
-    "an extension without a name": b"3; \r\nabc\r\n0\r\n\r\n",
-    "NUL in an extension": b"3;a\x00b\r\nabc\r\n0\r\n\r\n",
-    "an extension without an end": b"3;" + b"a" * 300,
-    "data longer than said": b"3\r\nabcd\r\n0\r\n\r\n",
-    "data shorter than said": b"3\r\nab\r\n0\r\n\r\n",
-    "no CRLF behind the data": b"3\r\nabc0\r\n\r\n",
-    "a bare LF behind the data": b"3\r\nabc\n0\r\n\r\n",
-    "a trailer without a colon": b"0\r\nX\r\n\r\n",
-    "a folded trailer": b"0\r\nX: y\r\n z\r\n\r\n",
-    "a trailer with a bare LF": b"0\r\nX: y\n\r\n",
-    "a trailer with NUL": b"0\r\nX: \x00\r\n\r\n",
-    "trailers without an end": b"0\r\n" + b"X: y\r\n" * 2000,
-    "a comma": b"3,3\r\nabc\r\n0\r\n\r\n",
-}
+REJECTED = flatten(REJECTED_BY_SOURCE)
 
 
 def _feed(parts: list[bytes]) -> tuple[bytes, bool, bytes, bytes]:
@@ -60,18 +22,13 @@ def _feed(parts: list[bytes]) -> tuple[bytes, bool, bytes, bytes]:
 def test_a_body_is_the_same_however_it_is_split(name: str) -> None:
     data, body, trailers = ACCEPTED[name]
     expected = (body, True, trailers, b"")
-    assert _feed([data]) == expected
-    assert _feed([data[at : at + 1] for at in range(len(data))]) == expected
-    for at in range(1, len(data)):
-        assert _feed([data[:at], data[at:]]) == expected
+    for parts in splits(data):
+        assert _feed(parts) == expected
 
 
 @pytest.mark.parametrize("name", REJECTED)
 def test_a_malformed_body_is_refused_however_it_is_split(name: str) -> None:
-    data = REJECTED[name]
-    splits = [[data], [data[at : at + 1] for at in range(len(data))]]
-    splits += [[data[:at], data[at:]] for at in range(1, min(len(data), 40))]
-    for parts in splits:
+    for parts in splits(REJECTED[name]):
         with pytest.raises(WireError):
             assert not _feed(parts)[1]
 

@@ -6,142 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nimway.proxy.wire import WireError, build_request, read_request
+from tests.proxy.vectors import flatten
+from tests.proxy.vectors_heads import BY_SOURCE
 
-REJECTED = {
-    "two Host fields": b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
-    "two equal Host fields": b"GET / HTTP/1.1\r\nHost: a\r\nhost: a\r\n\r\n",
-    "no Host": b"GET / HTTP/1.1\r\nX: a\r\n\r\n",
-    "empty Host": b"GET / HTTP/1.1\r\nHost:\r\n\r\n",
-    "Host with a path": b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
-    "Host with userinfo": b"GET / HTTP/1.1\r\nHost: u@a\r\n\r\n",
-    "Host with a comma": b"GET / HTTP/1.1\r\nHost: a,b\r\n\r\n",
-    "Host with a space": b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
-    "Host with a bad port": b"GET / HTTP/1.1\r\nHost: a:b\r\n\r\n",
-    "Host with a query": b"GET / HTTP/1.1\r\nHost: a?b\r\n\r\n",
-    "Host with a fragment": b"GET / HTTP/1.1\r\nHost: a#b\r\n\r\n",
-    "Host with a backslash": b"GET / HTTP/1.1\r\nHost: a\\b\r\n\r\n",
-    "two Hosts in HTTP/1.0": b"GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n",
-    "Content-Length and Transfer-Encoding": (
-        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"
-    ),
-    "Transfer-Encoding and Content-Length": (
-        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n"
-    ),
-    "two Content-Lengths": (
-        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\n"
-    ),
-    "two equal Content-Lengths": (
-        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\n"
-    ),
-    **{
-        f"Content-Length {value!r}": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %b\r\n\r\n"
-        % value
-        for value in (
-            b"",
-            b"+3",
-            b"-3",
-            b"3,3",
-            b"3 3",
-            b"0x3",
-            b"3.0",
-            b"3;",
-            b"1e3",
-            b"\xc2\xb3",
-            b"9" * 19,
-            b"9" * 40,
-            b"18446744073709551616",
-        )
-    },
-    **{
-        f"Transfer-Encoding {value!r}": (
-            b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: %b\r\n\r\n" % value
-        )
-        for value in (
-            b"identity",
-            b"gzip",
-            b"gzip, chunked",
-            b"chunked, gzip",
-            b"chunked, chunked",
-            b"chunked, identity",
-            b"xchunked",
-            b"chunkedx",
-            b"chunked;q=1",
-            b'"chunked"',
-            b"",
-            b"\x0bchunked",
-            b"chunked\x00",
-            b",chunked",
-            b"chunked,",
-        )
-    },
-    "two Transfer-Encodings": (
-        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n"
-        b"Transfer-Encoding: chunked\r\n\r\n"
-    ),
-    "Transfer-Encoding then identity": (
-        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n"
-        b"Transfer-Encoding: identity\r\n\r\n"
-    ),
-    "Transfer-Encoding in HTTP/1.0": (
-        b"POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-    ),
-    "folded Transfer-Encoding": (
-        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding:\r\n chunked\r\n\r\n"
-    ),
-    "a folded field": b"GET / HTTP/1.1\r\nHost: a\r\nX: b\r\n c\r\n\r\n",
-    "a folded field with a tab": b"GET / HTTP/1.1\r\nHost: a\r\nX: b\r\n\tc\r\n\r\n",
-    "a first line that is folded": b"GET / HTTP/1.1\r\n Host: a\r\n\r\n",
-    "a bare CR in a value": b"GET / HTTP/1.1\r\nHost: a\r\nX: b\rc\r\n\r\n",
-    "a bare LF between fields": b"GET / HTTP/1.1\r\nHost: a\nX: b\r\n\r\n",
-    "a bare LF after the request line": b"GET / HTTP/1.1\nHost: a\r\n\r\n",
-    "NUL in a value": b"GET / HTTP/1.1\r\nHost: a\r\nX: b\x00c\r\n\r\n",
-    "NUL in a name": b"GET / HTTP/1.1\r\nHost: a\r\nX\x00: b\r\n\r\n",
-    "a control character in a value": b"GET / HTTP/1.1\r\nHost: a\r\nX: b\x01c\r\n\r\n",
-    "DEL in a value": b"GET / HTTP/1.1\r\nHost: a\r\nX: b\x7fc\r\n\r\n",
-    "a space before the colon": b"GET / HTTP/1.1\r\nHost : a\r\n\r\n",
-    "a tab before the colon": b"GET / HTTP/1.1\r\nHost\t: a\r\n\r\n",
-    "an empty name": b"GET / HTTP/1.1\r\nHost: a\r\n: b\r\n\r\n",
-    "no colon": b"GET / HTTP/1.1\r\nHost: a\r\nXb\r\n\r\n",
-    "a space in a name": b"GET / HTTP/1.1\r\nHost: a\r\nX Y: b\r\n\r\n",
-    "a name with a high byte": b"GET / HTTP/1.1\r\nHost: a\r\nX\xff: b\r\n\r\n",
-    "a name in brackets": b"GET / HTTP/1.1\r\nHost: a\r\n(X): b\r\n\r\n",
-    "two spaces after the method": b"GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
-    "two spaces after the target": b"GET /  HTTP/1.1\r\nHost: a\r\n\r\n",
-    "a space in the target": b"GET /a b HTTP/1.1\r\nHost: a\r\n\r\n",
-    "a trailing space": b"GET / HTTP/1.1 \r\nHost: a\r\n\r\n",
-    "a leading space": b" GET / HTTP/1.1\r\nHost: a\r\n\r\n",
-    "a tab in the request line": b"GET\t/\tHTTP/1.1\r\nHost: a\r\n\r\n",
-    "a fragment": b"GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n",
-    "a fragment in absolute-form": b"GET http://a/#b HTTP/1.1\r\nHost: a\r\n\r\n",
-    "HTTP/0.9 without a version": b"GET /a\r\n\r\n",
-    "HTTP/0.9": b"GET /a HTTP/0.9\r\nHost: a\r\n\r\n",
-    "HTTP/1.2": b"GET /a HTTP/1.2\r\nHost: a\r\n\r\n",
-    "HTTP/2.0": b"GET /a HTTP/2.0\r\nHost: a\r\n\r\n",
-    "HTTP/1.10": b"GET /a HTTP/1.10\r\nHost: a\r\n\r\n",
-    "HTTP/01.1": b"GET /a HTTP/01.1\r\nHost: a\r\n\r\n",
-    "http/1.1": b"GET /a http/1.1\r\nHost: a\r\n\r\n",
-    "the HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\n",
-    "another protocol": b"GET /a RTSP/1.0\r\nHost: a\r\n\r\n",
-    "no target": b"GET HTTP/1.1\r\nHost: a\r\n\r\n",
-    "a method in lower case": b"get / HTTP/1.1\r\nHost: a\r\n\r\n",
-    "a method that is none": b"G@T / HTTP/1.1\r\nHost: a\r\n\r\n",
-    "a target without a slash": b"GET a HTTP/1.1\r\nHost: a\r\n\r\n",
-    "authority-form": b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n",
-    "asterisk-form": b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
-    "absolute-form of another scheme": b"GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
-    "absolute-form with userinfo": b"GET http://u@a/ HTTP/1.1\r\nHost: a\r\n\r\n",
-    "absolute-form without a host": b"GET http:///x HTTP/1.1\r\nHost: a\r\n\r\n",
-    "absolute-form without Host": b"GET http://a/x HTTP/1.1\r\nX: a\r\n\r\n",
-    "absolute-form with a malformed Host": b"GET http://a/x HTTP/1.1\r\nHost: a/b\r\n\r\n",
-    "a raw high byte in the target": b"GET /\xc3\xa9 HTTP/1.1\r\nHost: a\r\n\r\n",
-    "NUL in the target": b"GET /a\x00b HTTP/1.1\r\nHost: a\r\n\r\n",
-    "an unknown expectation": b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 200-ok\r\n\r\n",
-    "two Authorization fields": (
-        b"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer a\r\nAuthorization: Bearer b\r\n\r\n"
-    ),
-    "a timeout that is no number": b"GET / HTTP/1.1\r\nHost: a\r\nX-Nimway-Timeout: soon\r\n\r\n",
-    "a timeout of nothing": b"GET / HTTP/1.1\r\nHost: a\r\nX-Nimway-Timeout: 0\r\n\r\n",
-}
+REJECTED = flatten(BY_SOURCE)
 
 ACCEPTED = {
     "the least": (b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n", b"/a"),
@@ -181,7 +49,7 @@ ACCEPTED = {
 @pytest.mark.parametrize("name", REJECTED)
 def test_a_malformed_head_is_refused(name: str) -> None:
     with pytest.raises(WireError) as error:
-        read_request(REJECTED[name])
+        read_request(REJECTED[name].partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
     assert error.value.status in (400, 417)
 
 

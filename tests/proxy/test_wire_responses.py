@@ -3,35 +3,10 @@
 import pytest
 
 from nimway.proxy.wire import CLOSE_DELIMITED, WireError, build_response, read_response
+from tests.proxy.vectors import flatten
+from tests.proxy.vectors_answers import BY_SOURCE
 
-REJECTED = {
-    "Content-Length and Transfer-Encoding": (
-        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"
-    ),
-    "two Content-Lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
-    "a signed length": b"HTTP/1.1 200 OK\r\nContent-Length: +1\r\n\r\n",
-    "a list of lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 1, 1\r\n\r\n",
-    "an unknown coding": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
-    "two codings": (
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n"
-    ),
-    "a coding in HTTP/1.0": b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
-    "a folded field": b"HTTP/1.1 200 OK\r\nX: a\r\n b\r\n\r\n",
-    "a bare LF": b"HTTP/1.1 200 OK\r\nX: a\nY: b\r\n\r\n",
-    "a bare CR": b"HTTP/1.1 200 OK\r\nX: a\rY: b\r\n\r\n",
-    "NUL": b"HTTP/1.1 200 OK\r\nX: a\x00\r\n\r\n",
-    "HTTP/2.0": b"HTTP/2.0 200 OK\r\n\r\n",
-    "HTTP/0.9": b"<html></html>\r\n\r\n",
-    "no status": b"HTTP/1.1 OK\r\n\r\n",
-    "a status of four digits": b"HTTP/1.1 2000 OK\r\n\r\n",
-    "a status of two digits": b"HTTP/1.1 20 OK\r\n\r\n",
-    "status 600": b"HTTP/1.1 600 OK\r\n\r\n",
-    "a space before the colon": b"HTTP/1.1 200 OK\r\nX : a\r\n\r\n",
-    "two spaces": b"HTTP/1.1  200 OK\r\n\r\n",
-    "a control character in the reason": b"HTTP/1.1 200 O\x01K\r\n\r\n",
-    "too many fields": b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 101 + b"\r\n",
-    "too long a field": b"HTTP/1.1 200 OK\r\nX: %b\r\n\r\n" % (b"a" * 16384),
-}
+REJECTED = flatten(BY_SOURCE)
 
 
 @pytest.mark.parametrize("name", REJECTED)
@@ -71,3 +46,20 @@ def test_an_event_stream_is_known_by_its_content_type() -> None:
     assert is_stream(b"text/event-stream")
     assert is_stream(b"Text/Event-Stream; charset=utf-8")
     assert not is_stream(b"application/json")
+
+
+@pytest.mark.parametrize("status", [b"204", b"304"])
+@pytest.mark.parametrize("framing", [b"Transfer-Encoding: chunked", b"Content-Length: 5"])
+def test_an_answer_without_a_body_is_framed_as_none_and_ends_its_connection(
+    status: bytes, framing: bytes
+) -> None:
+    head = read_response(b"HTTP/1.1 %b X\r\n%b\r\n\r\n" % (status, framing))
+    assert (head.chunked, head.keep_alive, head.body_length(b"POST")) == (False, False, 0)
+    assert head.length == (5 if status == b"304" and framing.endswith(b"5") else None)
+
+
+def test_an_event_stream_of_a_declared_length_has_no_room_for_an_error_event() -> None:
+    head = read_response(
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 99\r\n\r\n"
+    )
+    assert not head.event_stream

@@ -16,6 +16,7 @@ from nimway.proxy.wire import (
     BARE_LF,
     CONTINUE,
     CRLF,
+    EMPTY_LINES,
     HEAD_END,
     Dechunker,
     RequestHead,
@@ -281,8 +282,8 @@ class Downstream(asyncio.Protocol):
     def _read_head(self) -> bool:
         """Begin one request; return False where its head is not complete."""
         data = self._buffer
-        if data.startswith(CRLF):  # RFC 9112 section 2.2: an empty line before a request line
-            self._buffer = data = data[2:]
+        if data.startswith(CRLF):  # RFC 9112 section 2.2: empty lines before a request line
+            self._buffer = data = EMPTY_LINES.sub(b"", data, count=1)
             if not data:
                 return False
         settings = self._host.settings

@@ -20,6 +20,10 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 CLOSE_DELIMITED = -1
 """Length of a response body that ends with its connection (RFC 9112 section 6.3, rule 8)."""
 
+NOT_MODIFIED = 304
+BODILESS = (204, NOT_MODIFIED)
+"""Statuses of answers that never have a body (RFC 9112 section 6.3, rule 1)."""
+
 CHUNK_LINE_BYTES_MAX = 256
 TRAILER_BYTES_MAX = 8 * 1024
 LENGTH_DIGITS_MAX = 18
@@ -37,6 +41,7 @@ TRAILER_FORM = re.compile(
     rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+", re.ASCII
 )
 BARE_LF = re.compile(rb"(?<!\r)\n")
+EMPTY_LINES = re.compile(rb"(?:\r\n)*+")
 
 _NEVER_NOMINATED = frozenset(
     (b"content-type", b"content-encoding", b"cookie", b"set-cookie", b"traceparent", b"x-api-key")
@@ -118,7 +123,7 @@ class ResponseHead(Head):
 
     def body_length(self, method: bytes) -> int:
         """Return the length that RFC 9112 section 6.3 gives the body, if it is not chunked."""
-        if method == b"HEAD" or self.status in (204, 304):
+        if method == b"HEAD" or self.status in BODILESS:
             return 0
         return CLOSE_DELIMITED if self.length is None else self.length
 
@@ -159,7 +164,23 @@ def read_response(
     head.line = line = data[: data.index(CRLF)]
     head.minor, head.status = _read_status_line(line)
     head.finish()
+    if head.status in BODILESS:
+        _drop_framing(head)
+    elif head.length is not None:
+        head.event_stream = False  # an error event has no room within a declared length
     return head
+
+
+def _drop_framing(head: ResponseHead) -> None:
+    """RFC 9110 section 8.6, RFC 9112 section 6.1: without a body there is nothing to frame.
+
+    A server that frames one all the same may send it, too: its connection is not used again.
+    """
+    if head.chunked or head.length:
+        head.close = True
+    head.chunked = False
+    if head.status != NOT_MODIFIED:
+        head.length = None
 
 
 def _check_size(data: bytes, fields_max: int, line_bytes_max: int) -> None:
@@ -187,7 +208,7 @@ def _run_parser(parser: Any, data: bytes) -> None:
 def _read_request_line(line: bytes) -> tuple[bytes, bytes, int]:
     """RFC 9112 section 3: three words, one space between them, HTTP/1.0 or 1.1, no fragment."""
     words = line.split(b" ")
-    if len(words) != 3:  # noqa: PLR2004 # method, target, version
+    if len(words) != 3 or not line[:1].isalpha():  # noqa: PLR2004 # method, target, version
         raise WireError(400, "malformed request line")
     method, target, version = words
     if version not in (b"HTTP/1.1", b"HTTP/1.0"):
