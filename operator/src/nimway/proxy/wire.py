@@ -1,19 +1,20 @@
 """Bytes to facts and back: heads of requests and responses, and the chunked coding.
 
-llhttp parses every head; the rules here refuse what it leaves open, each named by its section of
-RFC 9112 or RFC 9110. A refused message ends its connection: whoever disagrees with us about where
-a message ends must not get a second one across. This module does no IO and keeps no body.
+llhttp reads every line of a head (`lines.py`); the rules here refuse what it leaves open, each
+named by its section of RFC 9112 or RFC 9110. A refused message ends its connection: whoever
+disagrees with us about where a message ends must not get a second one across. This module does no
+IO and keeps no body.
 """
 
 import re
-from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, ClassVar
 
 import httptools
 
-HEAD_END = b"\r\n\r\n"
-CRLF = b"\r\n"
+from nimway.proxy.lines import CRLF, HEAD_END, FieldLines, Rule, WireError, check_line
+
+__all__ = ["CRLF", "HEAD_END", "WireError"]  # callers need not know of lines.py
+
 LAST_CHUNK = b"0\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -51,23 +52,12 @@ _NEVER_NOMINATED = frozenset(
 _FORBIDDEN_TRAILERS = (b"content-length", b"transfer-encoding", b"host", b"connection")
 
 
-class WireError(Exception):
-    """A message that must not be answered as if it had been understood; `status` is the answer."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
-        self.reason = reason
-
-
 class Head:
-    """What both kinds of head share. llhttp calls `on_header`.
+    """What both kinds of head share.
 
     `fields` are the lines to pass on, flat: name, `: `, value, CRLF, and so on. `length` is the
     declared Content-Length or None.
     """
-
-    rules: ClassVar[dict[bytes, Callable[[Any, bytes], None]]] = {}
 
     # Defaults stand at the class: a head sets few of them.
     minor = 1
@@ -85,16 +75,15 @@ class Head:
         """Whether the peer means to go on using the connection (RFC 9112 section 9.3)."""
         return not self.close and (self.minor == 1 or self.keep)
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take one field from llhttp."""
-        rule = self.rules.get(name.lower())
-        if rule is None:
-            self.fields += (name, b": ", value, CRLF)
-        else:
-            rule(self, value.strip(b" \t"))
-
-    def finish(self) -> None:
-        """Apply what concerns all fields together: framing, nominated fields."""
+    def read_fields(self, lines: list[bytes], known: FieldLines) -> None:
+        """Take the field lines, then apply what concerns them together: framing, nominations."""
+        fields = self.fields
+        for line in lines:
+            rule, value, parts = known[line]
+            if rule is None:
+                fields += parts
+            else:
+                rule(self, value)
         if self.chunked:
             _check_chunked(self)
         if self.nominated:
@@ -134,19 +123,16 @@ def read_request(data: bytes, *, fields_max: int = 100, line_bytes_max: int = 16
     Raises:
         WireError: 400 for what no server may accept, 431 and 417 for what this one does not.
     """
-    _check_size(data, fields_max, line_bytes_max)
+    lines = _split(data, fields_max, line_bytes_max)
     head = RequestHead()
-    _run_parser(httptools.HttpRequestParser(head), data)
-    line = data[: data.index(CRLF)]
-    head.method, target, head.minor = _read_request_line(line)
+    head.method, target, head.path, head.query, head.minor = _read_request_line(lines[0])
+    head.read_fields(lines[1:-2], _request_lines)
     if not target.startswith(b"/"):
         target = _read_absolute_form(head, target)
-    head.path, mark, query = target.partition(b"?")
-    if mark:
+        head.path, mark, query = target.partition(b"?")
         head.query = mark + query
     if head.host is None and head.minor == 1:
         raise WireError(400, "Host is missing")
-    head.finish()
     return head
 
 
@@ -158,12 +144,11 @@ def read_response(
     Raises:
         WireError: whatever its status says, the answer for the client is 502.
     """
-    _check_size(data, fields_max, line_bytes_max)
+    lines = _split(data, fields_max, line_bytes_max)
     head = ResponseHead()
-    _run_parser(httptools.HttpResponseParser(head), data)
-    head.line = line = data[: data.index(CRLF)]
+    head.line = line = lines[0]
     head.minor, head.status = _read_status_line(line)
-    head.finish()
+    head.read_fields(lines[1:-2], _response_lines)
     if head.status in BODILESS:
         _drop_framing(head)
     elif head.length is not None:
@@ -183,30 +168,23 @@ def _drop_framing(head: ResponseHead) -> None:
         head.length = None
 
 
-def _check_size(data: bytes, fields_max: int, line_bytes_max: int) -> None:
-    """Bound the number of lines and the length of each (RFC 6585 section 5)."""
-    if data.count(CRLF) > fields_max + 2:
+def _split(data: bytes, fields_max: int, line_bytes_max: int) -> list[bytes]:
+    """Return the lines, two empty ones at the end; bound their number and length (RFC 6585, 5)."""
+    lines = data.split(CRLF)
+    if len(lines) > fields_max + 3:
         raise WireError(431, "too many header fields")
-    if len(data) > line_bytes_max and max(map(len, data.split(CRLF))) > line_bytes_max:
+    if len(data) > line_bytes_max and max(map(len, lines)) > line_bytes_max:
         raise WireError(431, "a line of the head is too long")
-
-
-def _run_parser(parser: Any, data: bytes) -> None:
-    try:
-        parser.feed_data(data)
-    except httptools.HttpParserUpgrade:
-        pass  # RFC 9110 section 7.8: a server may ignore Upgrade; CONNECT has no route
-    except httptools.HttpParserCallbackError as error:
-        if isinstance(error.__context__, WireError):
-            raise error.__context__ from None
-        raise WireError(400, "malformed head") from error
-    except httptools.HttpParserError as error:
-        raise WireError(400, f"malformed head: {error}") from error
+    return lines
 
 
 @lru_cache(maxsize=256)
-def _read_request_line(line: bytes) -> tuple[bytes, bytes, int]:
-    """RFC 9112 section 3: three words, one space between them, HTTP/1.0 or 1.1, no fragment."""
+def _read_request_line(line: bytes) -> tuple[bytes, bytes, bytes, bytes, int]:
+    """Return method, target, path, query with its mark, and minor version.
+
+    RFC 9112 section 3: three words, one space between them, HTTP/1.0 or 1.1, no fragment.
+    """
+    check_line(httptools.HttpRequestParser, line)
     words = line.split(b" ")
     if len(words) != 3 or not line[:1].isalpha():  # noqa: PLR2004 # method, target, version
         raise WireError(400, "malformed request line")
@@ -215,12 +193,14 @@ def _read_request_line(line: bytes) -> tuple[bytes, bytes, int]:
         raise WireError(400, "unsupported HTTP version")
     if b"#" in target:
         raise WireError(400, "a request target has no fragment")
-    return method, target, 1 if version == b"HTTP/1.1" else 0
+    path, mark, query = target.partition(b"?")
+    return method, target, path, mark + query, 1 if version == b"HTTP/1.1" else 0
 
 
 @lru_cache(maxsize=256)
 def _read_status_line(line: bytes) -> tuple[int, int]:
     """RFC 9112 section 4: HTTP/1.0 or 1.1, three digits, one space between; minor and status."""
+    check_line(httptools.HttpResponseParser, line)
     match = STATUS_LINE_FORM.fullmatch(line)
     if match is None:
         raise WireError(502, "malformed status line")
@@ -329,7 +309,7 @@ def _rule_drop(head: Head, value: bytes) -> None:
     """RFC 9110 section 7.6.1: the field is about one hop only, or is set anew by us."""
 
 
-_HOP_BY_HOP: dict[bytes, Callable[[Any, bytes], None]] = {
+_HOP_BY_HOP: dict[bytes, Rule] = {
     b"connection": _rule_connection,
     b"content-length": _rule_content_length,
     b"transfer-encoding": _rule_transfer_encoding,
@@ -338,7 +318,7 @@ _HOP_BY_HOP: dict[bytes, Callable[[Any, bytes], None]] = {
     ),
 }
 
-RequestHead.rules = {
+REQUEST_RULES: dict[bytes, Rule] = {
     **_HOP_BY_HOP,
     b"host": _rule_host,
     b"expect": _rule_expect,
@@ -349,12 +329,16 @@ RequestHead.rules = {
     b"x-nimway-timeout": _rule_timeout,
 }
 
-ResponseHead.rules = {
+RESPONSE_RULES: dict[bytes, Rule] = {
     **_HOP_BY_HOP,
     b"content-type": _rule_content_type,
     b"proxy-authenticate": _rule_drop,
     b"x-request-id": _rule_drop,
 }
+
+
+_request_lines = FieldLines(httptools.HttpRequestParser, b"GET / HTTP/1.1", REQUEST_RULES)
+_response_lines = FieldLines(httptools.HttpResponseParser, b"HTTP/1.1 200 OK", RESPONSE_RULES)
 
 
 def build_request(
