@@ -12,7 +12,6 @@ import pytest
 
 from nimway.proxy.settings import Settings
 from nimway.tasks import spawn
-from tests.proxy.test_wire_requests import REJECTED
 from tests.support.proxy import TEST_SETTINGS, ProxyHarness, Served, run_proxy
 from tests.support.proxy_wire import (
     OK_BODY,
@@ -294,18 +293,6 @@ async def test_a_model_server_s_own_error_passes_verbatim(status: int) -> None:
         assert answer.field(b"content-type") == b"application/problem+json"
         assert answer.field(b"retry-after") == b"7"
         assert len(model.calls) == 1
-
-
-@pytest.mark.parametrize("name", REJECTED)
-async def test_a_refused_head_reaches_no_model_and_closes(name: str) -> None:
-    smuggled = post(BODY)
-    async with run_model_server() as model, conversation(model) as (_, client):
-        answer = await client.ask(REJECTED[name] + smuggled)
-        assert answer.status in (400, 417)
-        assert error_of(answer)["type"] == "invalid_request_error"
-        assert answer.field(b"connection") == b"close"
-        assert await client.is_closed()
-        assert not model.calls
 
 
 async def test_absolute_form_is_routed_by_its_path_alone() -> None:

@@ -179,8 +179,8 @@ BY_SOURCE: dict[str, dict[str, Accepted]] = {
         "chunked in capitals": _chunked(
             _CHUNK + b"0\r\n\r\n", line=b"TRANSFER-ENCODING: CHUNKED\r\n"
         ),
-        "chunked in blanks": _chunked(
-            _CHUNK + b"0\r\n\r\n", line=b"Transfer-Encoding:\t chunked \t\r\n"
+        "chunked behind blanks": _chunked(
+            _CHUNK + b"0\r\n\r\n", line=b"Transfer-Encoding: \t chunked\r\n"
         ),
         "chunks of one byte": _chunked(_in_chunks(1)),
         "chunks of seven bytes": _chunked(_in_chunks(7)),

@@ -28,6 +28,7 @@ REJECTED_BY_SOURCE = {
     },
     "TERM.EXT, EXT.TERM: line ends in and around extensions": {
         "a bare LF behind the size": b"3\nabc\r\n0\r\n\r\n",
+        "a bare LF behind the size, and no CRLF": b"3\nabc",
         "a bare CR behind the size": b"3\rabc\r\n0\r\n\r\n",
         "CR CRLF behind the size": b"3\r\r\nabc\r\n0\r\n\r\n",
         "a bare LF in an extension": b"3;a\nb\r\nabc\r\n0\r\n\r\n",
@@ -50,6 +51,7 @@ REJECTED_BY_SOURCE = {
     },
     "SPILL, ONE.TWO: data and its end": {
         "data longer than said": b"3\r\nabcd\r\n0\r\n\r\n",
+        "data longer than said, and no more": b"3\r\nabcx",
         "data longer by a line end": b"3\r\nabcxx0\r\n\r\n",
         "data shorter than said": b"3\r\nab\r\n0\r\n\r\n",
         "no CRLF behind the data": b"3\r\nabc0\r\n\r\n",
