@@ -37,6 +37,9 @@ REPAIR_S = 5.0
 COLLECT_S = 60.0
 """The garbage collector hears of new kinds every 30 s; before, it deletes nothing of theirs."""
 
+OTHER_PORT = {"name": "nim", "image": "x", "ports": [{"name": "http", "containerPort": 8001}]}
+"""A container whose port excludes ours: same name, another number."""
+
 MODEL_CHILDREN = (DEPLOYMENT, SERVICE, DISRUPTION_BUDGET)
 
 
@@ -436,6 +439,7 @@ async def test_every_field_of_a_proxys_child_is_repaired(
             DEPLOYMENT,
             {"spec": {"replicas": 3, "progressDeadlineSeconds": 99}},
         ),
+        (DEPLOYMENT, {"spec": {"template": {"spec": {"containers": [OTHER_PORT]}}}}),
         (SERVICE, {"spec": {"selector": {"app.kubernetes.io/instance": "other"}}}),
         (SERVICE, {"spec": {"ports": [{"name": "http", "port": 81, "targetPort": 9}]}}),
         (DEPLOYMENT, {"metadata": {"ownerReferences": []}}),

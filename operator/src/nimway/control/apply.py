@@ -2,7 +2,7 @@
 
 Every write checks leadership first, carries what was observed as a precondition, and is followed
 by putting the server's answer into the store, so that the next reconcile does not act on what this
-one already changed. A refused precondition is looked at once more, from a fresh read.
+one already changed. A refused precondition is looked at again, from a fresh read.
 """
 
 import logging
@@ -16,11 +16,18 @@ from nimway.control.client import (
     NotFoundError,
 )
 from nimway.control.election import LeadershipLostError
-from nimway.control.kinds import BY_KIND, CLAIM, POD, SERVICE, Kind, Manifest
+from nimway.control.kinds import BY_KIND, CLAIM, DEPLOYMENT, POD, SERVICE, Kind, Manifest
 from nimway.control.metrics import Metrics
 from nimway.control.plan import Action, Plan, plan, seal
 from nimway.control.resolve import Owner
 from nimway.control.store import Store, ref_of
+
+CONFLICT_RETRIES = 4
+"""Times that a refused precondition is looked at from a fresh read: a Deployment in a rollout is
+written by its controller all the time, and a conflict costs less than the queue's back-off."""
+
+_RESET = {SERVICE: ("spec", "ports"), DEPLOYMENT: ("spec", "template", "spec")}
+"""Where others' items of a list can make the API server refuse ours."""
 
 _log = logging.getLogger(__name__)
 
@@ -82,11 +89,30 @@ class Applier:
         sealed = seal(desired)
         metadata = desired["metadata"]
         live = self._store.get(kind, metadata["namespace"], metadata["name"])
-        try:
-            return await self._carry_out(kind, sealed, live, owner)
-        except ConflictError:
-            fresh = await self._read(kind, metadata["namespace"], metadata["name"])
-            return await self._carry_out(kind, sealed, fresh, owner)
+        for _ in range(CONFLICT_RETRIES):
+            try:
+                return await self._carry_out(kind, sealed, live, owner)
+            except ConflictError:
+                live = await self._read(kind, metadata["namespace"], metadata["name"])
+        return await self._carry_out(kind, sealed, live, owner)
+
+    async def apply_all(
+        self, children: Iterable[tuple[Kind, Manifest]], owner: Owner
+    ) -> list[Manifest]:
+        """Make every child as declared; one that is refused does not keep the others waiting.
+
+        Raises:
+            Exception: what `apply` raised first, after all were tried.
+        """
+        answers, refusals = [], []
+        for kind, manifest in children:
+            try:
+                answers.append(await self.apply(kind, manifest, owner))
+            except (InvalidError, NotOursError, WaitingError) as error:
+                refusals.append(error)
+        if refusals:
+            raise refusals[0]
+        return answers
 
     async def prune(self, kept: Iterable[tuple[Kind, Manifest]], owner: Owner) -> None:
         """Delete the owner's children that are not among `kept`; kept claims stay for ever."""
@@ -142,22 +168,25 @@ class Applier:
         try:
             answer = await self._client.apply(kind, manifest)
         except InvalidError:
-            if live is None or kind != SERVICE:
+            if live is None or kind not in _RESET:
                 raise
-            manifest["metadata"]["resourceVersion"] = await self._reset_ports(sealed, live)
+            manifest["metadata"]["resourceVersion"] = await self._reset(kind, sealed, live)
             answer = await self._client.apply(kind, manifest)
         self._metrics.writes.labels(kind.kind, step.action.value).inc()
         self._store.put(kind, answer)
         return answer
 
-    async def _reset_ports(self, sealed: Manifest, live: Manifest) -> str:
-        """Put our ports in the place of somebody's that exclude them; return the new version.
+    async def _reset(self, kind: Kind, sealed: Manifest, live: Manifest) -> str:
+        """Put our lists in the place of somebody's that exclude them; return the new version.
 
-        Apply leaves the ports of others alone, and refuses ours if theirs have the same name.
+        Apply leaves others' items alone, and refuses ours if theirs have the same name or port.
         """
-        metadata = live["metadata"]
+        metadata, steps = live["metadata"], _RESET[kind]
+        value = sealed
+        for step in steps:
+            value = value[step]
         answer = await self._client.patch(
-            SERVICE,
+            kind,
             metadata["namespace"],
             metadata["name"],
             [
@@ -167,10 +196,10 @@ class Applier:
                     "path": "/metadata/resourceVersion",
                     "value": metadata["resourceVersion"],
                 },
-                {"op": "replace", "path": "/spec/ports", "value": sealed["spec"]["ports"]},
+                {"op": "replace", "path": f"/{'/'.join(steps)}", "value": value},
             ],
         )
-        self._metrics.writes.labels(SERVICE.kind, "patch").inc()
+        self._metrics.writes.labels(kind.kind, "patch").inc()
         version: str = answer["metadata"]["resourceVersion"]
         return version
 

@@ -72,11 +72,7 @@ class ModelReconciler:
             kind, manifest = children[0]
             return Applied(await context.applier.apply(kind, manifest, owner), unfinished_s=0.0)
         is_new = not context.store.get(SERVICE, owner.namespace, names.slug(owner.name))
-        deployment = live
-        for kind, manifest in children:
-            answer = await context.applier.apply(kind, manifest, owner)
-            if kind == DEPLOYMENT:
-                deployment = answer
+        deployment = (await context.applier.apply_all(children, owner))[0]
         await context.applier.prune(children, owner)
         # The pods' first news is a moment away: one status instead of two.
         return Applied(deployment, unfinished_s=STATUS_DELAY_S if is_new else None)

@@ -16,12 +16,11 @@ from nimway.control.kinds import (
     POD,
     PROXY,
     ROLE_BINDING,
-    Kind,
     Manifest,
     Ref,
 )
 from nimway.control.problems import REPORTED, outcome_of
-from nimway.control.resolve import Owner, ResolvedProxy, resolve_proxy
+from nimway.control.resolve import ResolvedProxy, resolve_proxy
 from nimway.control.routing import Candidate, Decision, candidate, decide
 
 TABLE_UNCHANGED_HOLD_S = 0.05
@@ -106,15 +105,11 @@ class ProxyReconciler:
         workload = desired.build_workload(proxy, context.settings.proxy)
         everything = [*children, (CONFIG_MAP, table), *workload]
         await context.applier.confirm(proxy.owner, everything)
-        await self._apply_all(children, proxy.owner)
+        await context.applier.apply_all(children, proxy.owner)
         problem = await self._publish(proxy, key, decision, table)
-        await self._apply_all(workload, proxy.owner)
+        await context.applier.apply_all(workload, proxy.owner)
         await context.applier.prune(everything, proxy.owner)
         return problem
-
-    async def _apply_all(self, children: list[tuple[Kind, Manifest]], owner: Owner) -> None:
-        for kind, manifest in children:
-            await self._context.applier.apply(kind, manifest, owner)
 
     async def _publish(
         self, proxy: ResolvedProxy, key: str, decision: Decision, table: Manifest
