@@ -219,9 +219,19 @@ def test_only_a_server_s_own_error_counts_against_it(status: int, *, failed: boo
 
 
 def test_a_request_is_sent_again_only_if_nothing_was_sent() -> None:
-    assert may_retry(bytes_sent=False, bytes_received=False)
-    assert not may_retry(bytes_sent=True, bytes_received=False)
-    assert not may_retry(bytes_sent=True, bytes_received=True)
+    fresh = {"tries": 1, "retries_max": 2}
+    assert may_retry(bytes_sent=False, bytes_received=False, **fresh)
+    assert not may_retry(bytes_sent=True, bytes_received=False, **fresh)
+    assert not may_retry(bytes_sent=True, bytes_received=True, **fresh)
+
+
+def test_a_model_s_retries_count_the_endpoints_after_the_first() -> None:
+    tries = [
+        may_retry(bytes_sent=False, bytes_received=False, tries=tries, retries_max=2)
+        for tries in (1, 2, 3)
+    ]
+    assert tries == [True, True, False]
+    assert not may_retry(bytes_sent=False, bytes_received=False, tries=1, retries_max=0)
 
 
 def test_the_budget_allows_a_fifth_of_the_requests() -> None:

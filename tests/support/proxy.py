@@ -18,6 +18,7 @@ import uvloop
 from nimway.proxy.messages import RouteEntry, ServiceEndpoints, Table
 from nimway.proxy.server import Server
 from nimway.proxy.settings import Settings
+from nimway.routes import Policy
 
 Address = tuple[str, int]
 NAMESPACE = "models"
@@ -32,6 +33,8 @@ class Served:
     endpoints: Sequence[Address] = ()
     aliases: Sequence[str] = ()
     created_s: int = 1_750_000_000
+    adapters: Sequence[str] = ()
+    policy: Policy | None = None
 
     @property
     def name(self) -> str:
@@ -45,6 +48,8 @@ class Served:
             namespace=NAMESPACE,
             service=self.name,
             created_s=self.created_s,
+            adapters=tuple(self.adapters),
+            policy=self.policy,
         )
 
 
@@ -83,6 +88,7 @@ class ProxyHarness:
             "exchanges": len(self.server.exchanges),
             "bodies_bytes": self.server.bodies_bytes,
             "in_flight": sum(model.in_flight for model in models),
+            "queued": sum(model.queued + len(model.room or ()) for model in models),
             "outstanding": sum(endpoint.outstanding for endpoint in endpoints),
         }
 

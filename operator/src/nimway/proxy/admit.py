@@ -1,7 +1,4 @@
-"""Whether a request may go on: limits of the worker and of its model (pure).
-
-Holding a request until its model wakes belongs here, between `model_not_ready` and an endpoint.
-"""
+"""Whether a request may go on: limits of the worker and of its model (pure)."""
 
 from typing import Protocol
 
@@ -26,7 +23,7 @@ def check_head(
     """Return the refusal that the head alone calls for, before a byte of the body is read."""
     if operation is None:
         return answers.NOT_FOUND
-    if operation.kind == "model":
+    if operation.api:
         if head.method != b"POST":
             return answers.method_not_allowed(operation.allow)
     elif head.method not in (b"GET", b"HEAD"):

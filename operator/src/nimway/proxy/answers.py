@@ -145,6 +145,36 @@ def model_not_ready(name: str, retry_after_s: int) -> Answer:
     )
 
 
+def api_not_allowed(name: str, api: str, allowed: list[str]) -> Answer:
+    """404, as OpenAI answers where a model has no such API."""
+    return build_error(
+        404,
+        f"The model `{name}` does not have the API `{api}`; it has: {', '.join(allowed)}.",
+        code="api_not_allowed",
+        param="model",
+    )
+
+
+def queue_full(name: str, retry_after_s: int) -> Answer:
+    """503: all places of the model are taken, and as many wait as may."""
+    return build_error(
+        503,
+        f"The model `{name}` is busy, and its queue is full.",
+        code="queue_full",
+        fields=_retry_after(retry_after_s) + _RETRY,
+    )
+
+
+def queue_timeout(name: str, retry_after_s: int) -> Answer:
+    """503: no place of the model became free in time; nothing ran."""
+    return build_error(
+        503,
+        f"The model `{name}` is busy: no place became free in time.",
+        code="queue_timeout",
+        fields=_retry_after(retry_after_s) + _RETRY,
+    )
+
+
 def overloaded(retry_after_s: int) -> Answer:
     """503: the proxy itself has no room for this request."""
     return build_error(

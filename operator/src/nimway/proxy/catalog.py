@@ -1,7 +1,8 @@
 """What a worker serves from: models by name, endpoints by Service, and their counters.
 
-A new table is built beside the old one and takes its place by one assignment; models and endpoints
-that stay keep their objects, hence their counters and connections. It does no IO.
+A new table is built beside the old one, in parts if it is large, and takes its place at once;
+models and endpoints that stay keep their objects, hence their counters and connections. It does no
+IO.
 """
 
 from collections.abc import Iterable
@@ -12,7 +13,11 @@ import msgspec
 from nimway.proxy.addresses import is_allowed
 from nimway.proxy.health import Health
 from nimway.proxy.messages import RouteEntry, ServiceEndpoints
+from nimway.proxy.policy import Limits, resolve
+from nimway.proxy.ring import Ring
+from nimway.proxy.room import Room
 from nimway.proxy.settings import Settings
+from nimway.routes import DEFAULT_POLICY, Policy
 
 if TYPE_CHECKING:
     from nimway.proxy.upstream import Upstream
@@ -39,33 +44,85 @@ class Endpoint:
 
 
 class Model:
-    """One route in this worker: who serves it, and its load.
+    """One route in this worker: who serves it, how it is treated, and its load.
 
     `in_flight` and `queued` are requests now; `demand_total` counts all that asked for the model.
+    `plain` is that of its limits; `room` is None until a request had to wait.
     """
 
     __slots__ = (
+        "_ring",
+        "cards",
         "demand_total",
         "dirty",
         "endpoints",
         "in_flight",
         "key",
         "label",
+        "limits",
         "name",
+        "plain",
         "queued",
+        "room",
         "route",
     )
 
-    def __init__(self, route: RouteEntry, endpoints: list[Endpoint]) -> None:
+    def __init__(self, route: RouteEntry, limits: Limits, endpoints: list[Endpoint]) -> None:
         self.route = route
         self.key = route.key
         self.name = route.model
         self.label = msgspec.json.encode(route.model)  # ready for the access log
+        self.cards = [
+            (name, msgspec.json.encode(_card(name, route)))
+            for name in (*route.names, *route.adapters)
+        ]
+        self.limits = limits
+        self.plain = limits.plain
         self.endpoints = endpoints
         self.in_flight = 0
         self.queued = 0
         self.demand_total = 0
         self.dirty = False
+        self.room: Room | None = None
+        self._ring: Ring[Endpoint] | None = None
+
+    def adopt(self, other: "Model") -> None:
+        """Become what `other` is, but for the load and who waits."""
+        self.route, self.name, self.label = other.route, other.name, other.label
+        self.cards, self.limits, self.plain = other.cards, other.limits, other.plain
+
+    def set_limits(self, limits: Limits) -> None:
+        """Be treated so from now on."""
+        self.limits, self.plain = limits, limits.plain
+
+    def set_endpoints(self, endpoints: list[Endpoint]) -> None:
+        """Be served by `endpoints` from now on."""
+        self.endpoints = endpoints
+        self._ring = None
+
+    def ring(self) -> Ring[Endpoint]:
+        """Return the endpoints on their ring; it is built when first asked for."""
+        ring = self._ring
+        if ring is None:
+            ring = self._ring = Ring(self.endpoints)
+        return ring
+
+    def open_room(self) -> Room:
+        """Return where requests wait."""
+        if self.room is None:
+            self.room = Room()
+        return self.room
+
+
+class _Draft:
+    """A table that is being built: `changes` are models in force and what becomes of them."""
+
+    def __init__(self, revision: str) -> None:
+        self.revision = revision
+        self.models: dict[str, Model] = {}
+        self.names: dict[str, Model] = {}
+        self.models_of: dict[_ServiceKey, list[Model]] = {}
+        self.changes: list[tuple[Model, Model]] = []
 
 
 class Catalog:
@@ -76,24 +133,52 @@ class Catalog:
         self.names: dict[str, Model] = {}
         self.models: dict[str, Model] = {}
         self.revision = ""
-        self.listing = _encode_listing({})
+        self._workers = 1
+        self._listing = b""
+        self._draft = _Draft("")
+        self._limits: dict[Policy, Limits] = {}
         self._services: dict[_ServiceKey, dict[tuple[str, int], Endpoint]] = {}
         self._models_of: dict[_ServiceKey, list[Model]] = {}
 
-    def replace_routes(self, revision: str, routes: Iterable[RouteEntry]) -> None:
-        """Serve `routes` from now on."""
-        models: dict[str, Model] = {}
-        names: dict[str, Model] = {}
-        models_of: dict[_ServiceKey, list[Model]] = {}
+    def replace_routes(self, revision: str, routes: Iterable[RouteEntry]) -> list[Model]:
+        """Serve `routes` from now on; return the models that are gone."""
+        self.draft_routes(revision, routes)
+        return self.commit()
+
+    def draft_routes(self, revision: str, routes: Iterable[RouteEntry]) -> None:
+        """Add `routes` to the table of `revision`, which is built beside the one in force."""
+        draft = self._draft
+        if draft.revision != revision:
+            draft = self._draft = _Draft(revision)
         for route in routes:
-            model = self._take_model(route)
-            models[route.key] = model
-            models_of.setdefault((route.namespace, route.service), []).append(model)
+            model = self._take_model(route, draft)
+            draft.models[route.key] = model
+            draft.models_of.setdefault((route.namespace, route.service), []).append(model)
             for name in route.names:
-                names[name] = model
-        listing = _encode_listing(names)
-        self.models, self.names, self.listing, self.revision = models, names, listing, revision
-        self._models_of = models_of
+                draft.names[name] = model
+            for name in route.adapters:
+                draft.names[name] = model
+
+    def commit(self) -> list[Model]:
+        """Serve the table that was built from now on; return the models that are gone."""
+        draft, self._draft = self._draft, _Draft("")
+        for model, new in draft.changes:
+            model.adopt(new)
+            model.set_endpoints(self._list_endpoints(new.route))
+        old, self.models = self.models, draft.models
+        self.names, self._models_of = draft.names, draft.models_of
+        self.revision, self._listing = draft.revision, b""
+        self._limits = {}
+        return [model for key, model in old.items() if key not in draft.models]
+
+    def share_among(self, workers: int) -> list[Model]:
+        """Take a part of each limit that counts over all workers; return the models concerned."""
+        self._workers = workers
+        self._limits = {}
+        limited = [model for model in self.models.values() if model.limits.concurrency]
+        for model in limited:
+            model.set_limits(self._resolve(model.route))
+        return limited
 
     def replace_endpoints(self, service: ServiceEndpoints) -> list[Endpoint]:
         """Let new requests go to these endpoints of a Service; return those that left."""
@@ -109,47 +194,63 @@ class Catalog:
         else:
             self._services.pop(key, None)
         endpoints = list(new.values())
-        for model in self._models_of.get(key, ()):
-            model.endpoints = endpoints
+        for models_of in (self._models_of, self._draft.models_of):
+            for model in models_of.get(key, ()):
+                model.set_endpoints(endpoints)
         gone = [endpoint for address, endpoint in old.items() if address not in new]
         for endpoint in gone:
             endpoint.listed = False
         return gone
 
+    def models_behind(self, service: ServiceEndpoints) -> list[Model]:
+        """Return the models in force that a Service serves."""
+        return self._models_of.get((service.namespace, service.service), [])
+
     def endpoints(self) -> list[Endpoint]:
         """Return every endpoint that is listed."""
         return [endpoint for service in self._services.values() for endpoint in service.values()]
 
+    @property
+    def listing(self) -> bytes:
+        """The body of `/v1/models`, put together when first asked for."""
+        if not self._listing:
+            cards = sorted(card for model in self.models.values() for card in model.cards)
+            self._listing = b'{"object":"list","data":[%b]}' % b",".join([c for _, c in cards])
+        return self._listing
+
     def encode_card(self, name: str) -> bytes | None:
         """Return the body of `/v1/models/{name}`, or None where nothing has this name."""
         model = self.names.get(name)
-        return None if model is None else msgspec.json.encode(_card(name, model))
+        return None if model is None else dict(model.cards).get(name)
 
-    def _take_model(self, route: RouteEntry) -> Model:
-        key = (route.namespace, route.service)
-        endpoints = list(self._services.get(key, {}).values())
+    def _take_model(self, route: RouteEntry, draft: _Draft) -> Model:
         model = self.models.get(route.key)
+        if model is not None and model.route == route:
+            return model
+        new = Model(route, self._resolve(route), self._list_endpoints(route))
         if model is None:
-            return Model(route, endpoints)
-        if model.route != route:
-            model.route = route
-            model.name = route.model
-            model.label = msgspec.json.encode(route.model)
-        model.endpoints = endpoints
+            return new
+        draft.changes.append((model, new))
         return model
 
+    def _resolve(self, route: RouteEntry) -> Limits:
+        policy = route.policy or DEFAULT_POLICY
+        limits = self._limits.get(policy)
+        if limits is None:
+            limits = self._limits[policy] = resolve(policy, self._settings, self._workers)
+        return limits
 
-def _card(name: str, model: Model) -> dict[str, str | int | None]:
+    def _list_endpoints(self, route: RouteEntry) -> list[Endpoint]:
+        return list(self._services.get((route.namespace, route.service), {}).values())
+
+
+def _card(name: str, route: RouteEntry) -> dict[str, str | int | None]:
+    adapter = name in route.adapters
     return {
         "id": name,
         "object": "model",
-        "created": model.route.created_s,
+        "created": route.created_s,
         "owned_by": OWNER,
-        "root": model.name,
-        "parent": None,
+        "root": name if adapter else route.model,
+        "parent": route.model if adapter else None,
     }
-
-
-def _encode_listing(names: dict[str, Model]) -> bytes:
-    cards = [_card(name, names[name]) for name in sorted(names)]
-    return msgspec.json.encode({"object": "list", "data": cards})

@@ -1,7 +1,7 @@
 """Which endpoint gets a request: a pure function of endpoints, counters and one random number.
 
 Least outstanding requests, ties at random. An ejected endpoint is left out, unless all are: then
-ejecting is no help, and one of them is tried.
+ejecting is no help, and one of them is tried. Which endpoint is meant for a key: `ring.py`.
 """
 
 from collections.abc import Container, Sequence
@@ -48,3 +48,16 @@ def choose_least(candidates: Sequence[C], tried: Container[C], now: float, pick:
         if not best:
             return None
     return best[int(pick * len(best))]
+
+
+def select_fit(candidates: Sequence[C], tried: Container[C], now: float) -> list[C]:
+    """Return those that were not tried and take part; if all of these are ejected, all of them."""
+    left = [candidate for candidate in candidates if candidate not in tried]
+    return [candidate for candidate in left if not candidate.health.is_out(now)] or left
+
+
+def select_free(fit: Sequence[C], concurrency: int) -> list[C]:
+    """Return those with less than `concurrency` requests under way; 0: all."""
+    if not concurrency:
+        return list(fit)
+    return [candidate for candidate in fit if candidate.outstanding < concurrency]

@@ -1,8 +1,8 @@
 """One request, from its head to its last byte: read this file from top to bottom.
 
-admit -> route -> choose -> connect -> send -> relay -> (retry) -> account. It decides by asking the
-pure rooms (`admit`, `choose`, `retry`, `health`) and touches no socket: the client is a
-`Downstream`, the model server an `Upstream`. There is no task and no timer of its own.
+admit -> route -> (hold) -> choose -> connect -> send -> relay -> (retry) -> account. It decides by
+asking the pure rooms (`admit`, `choose`, `ring`, `retry`, `health`) and touches no socket: the
+client is a `Downstream`, the model server an `Upstream`. There is no task and no timer of its own.
 """
 
 from typing import Protocol
@@ -11,18 +11,21 @@ from nimway.proxy import answers
 from nimway.proxy.admit import check_head
 from nimway.proxy.answers import Answer
 from nimway.proxy.catalog import Catalog, Endpoint, Model
-from nimway.proxy.choose import choose_least
+from nimway.proxy.choose import choose_least, select_fit, select_free
 from nimway.proxy.downstream import Downstream
 from nimway.proxy.health import is_failure
 from nimway.proxy.metrics import Meters
 from nimway.proxy.model_name import ModelNameError, read_model, replace_model
+from nimway.proxy.multipart import FormModel, read_form_model, replace_form_model
 from nimway.proxy.paths import find_operation, read_model_id
 from nimway.proxy.retry import RetryBudget, may_retry
+from nimway.proxy.route_key import read_key
 from nimway.proxy.settings import Settings
 from nimway.proxy.upstream import Upstream
 from nimway.proxy.wire import LAST_CHUNK, RequestHead, ResponseHead, build_request, build_response
+from nimway.routes import LEAST_REQUESTS
 
-_NEW, _CONNECTING, _WAITING, _RELAYING, _DONE = range(5)
+_NEW, _HELD, _CONNECTING, _WAITING, _RELAYING, _DONE = range(6)
 
 
 class Host(Protocol):
@@ -97,6 +100,8 @@ class Exchange:
         kind = operation.kind if operation is not None else ""
         if kind == "model":
             self._route(body)
+        elif kind == "form":
+            self._route_form(body)
         elif kind == "models":
             self._answer(Answer(200, self._host.catalog.listing))
         elif kind == "model-card":
@@ -113,18 +118,37 @@ class Exchange:
 
     # Route: which model is meant.
 
-    def _route(self, body: bytes) -> None:
+    def _route_form(self, body: bytes) -> None:
+        fields = self._head.fields
+        types = [
+            fields[at + 2].strip()
+            for at in range(0, len(fields), 4)
+            if fields[at].lower() == b"content-type"
+        ]
+        try:
+            form = read_form_model(types, body)
+        except ModelNameError as error:
+            self._answer(answers.bad_model(str(error)))
+            return
+        self._route(body, form)
+
+    def _route(self, body: bytes, form: FormModel | None = None) -> None:
         host = self._host
         try:
-            name = read_model(body)
+            name = read_model(body) if form is None else form.name
             model = host.catalog.names.get(name)
             if model is None:
                 self._answer(answers.model_not_found(name))
                 return
-            if name != model.name:
-                body = replace_model(body, model.name)
+            if name != model.name and name not in model.route.adapters:
+                if form is None:
+                    body = replace_model(body, model.name)
+                else:
+                    body = replace_form_model(body, form, model.name)
         except ModelNameError as error:
             self._answer(answers.bad_model(str(error)))
+            return
+        if not model.plain and not self._is_allowed(model, name):
             return
         self._model = model
         self._name = name
@@ -135,7 +159,63 @@ class Exchange:
         self._body = body
         self._body_counted = len(body)
         host.bodies_bytes += len(body)
+        if model.room:
+            self._hold(model)
+        else:
+            self._dispatch(model)
+
+    def _is_allowed(self, model: Model, name: str) -> bool:
+        """Return whether the model has this API; answer if not."""
+        apis, operation = model.limits.apis, self._operation
+        if not apis or operation is None or operation.api in apis:
+            return True
+        self._answer(answers.api_not_allowed(name, operation.api, sorted(apis)))
+        return False
+
+    # Hold: until there is a place, in the order of arrival; events let go, the sweep expires.
+
+    def _hold(self, model: Model) -> None:
+        host, limits, room = self._host, model.limits, model.open_room()
+        size = self._body_counted
+        if self._tried:
+            room.rejoin(self, size)
+        elif not room.join(
+            self,
+            size,
+            requests_max=limits.queue_requests,
+            bytes_max=host.settings.queue_bytes_max,
+        ):
+            self._answer(answers.queue_full(self._name, host.settings.retry_after_s))
+            return
+        self._state = _HELD
+        self._touched = host.now()
+        model.in_flight -= 1
+        model.queued += 1
+        host.changed(model)
+
+    def _leave_room(self, model: Model) -> None:
+        model.open_room().leave(self)
+        self._state = _NEW
+        model.queued -= 1
+        model.in_flight += 1
+        host = self._host
+        host.changed(model)
+
+    def try_go(self) -> bool:
+        """Go on, if an endpoint has a place for this request; the room asks."""
+        model = self._model
+        if model is None:
+            return False
+        fit = select_fit(model.endpoints, self._tried, self._host.now())
+        if not select_free(fit, model.limits.concurrency):
+            return False
+        self._leave_room(model)
         self._dispatch(model)
+        return True
+
+    def dismiss(self) -> None:
+        """Answer a request that waits for a model that left the table."""
+        self._answer(answers.model_not_found(self._name))
 
     # Choose and connect: an endpoint, and a connection to it.
 
@@ -145,7 +225,17 @@ class Exchange:
             self._answer(answers.model_not_ready(self._name, host.settings.retry_after_s))
             return
         self._touched = now = host.now()
-        endpoint = choose_least(model.endpoints, self._tried, now, host.random())
+        if model.plain:
+            endpoint = choose_least(model.endpoints, self._tried, now, host.random())
+        else:
+            fit = select_fit(model.endpoints, self._tried, now)
+            free = select_free(fit, model.limits.concurrency)
+            if fit and not free:
+                self._hold(model)
+                return
+            endpoint = self._choose_by_key(model, free) or choose_least(
+                free, (), now, host.random()
+            )
         if endpoint is None:
             self._answer(answers.unreachable(self._name, host.settings.retry_after_s))
             return
@@ -161,6 +251,24 @@ class Exchange:
             upstream.abort()  # at its end when picked: nothing was sent, no retry is spent
         self._state = _CONNECTING
         host.connect(endpoint, self)
+
+    def _choose_by_key(self, model: Model, free: list[Endpoint]) -> Endpoint | None:
+        """Return the endpoint meant for the request's session or prefix, where that decides."""
+        strategy = model.limits.strategy
+        if strategy == LEAST_REQUESTS or len(free) < 2:  # noqa: PLR2004 # no choice
+            return None
+        key = read_key(strategy, self._name, self._head, self._body)
+        return None if key is None else model.ring().choose(key, free)
+
+    @property
+    def timeout_connect_s(self) -> float:
+        """How long connecting may take."""
+        model = self._model
+        return (
+            self._host.settings.timeout_connect_s
+            if model is None
+            else model.limits.timeout_connect_s
+        )
 
     def wants(self, endpoint: Endpoint) -> bool:
         """Return whether this request still waits for a connection to `endpoint`."""
@@ -179,7 +287,13 @@ class Exchange:
         self._judge(failed=True)
         self._release_endpoint()
         self._tried = (*self._tried, endpoint)
-        if may_retry(bytes_sent=False, bytes_received=False) and self._host.budget.take():
+        more = may_retry(
+            bytes_sent=False,
+            bytes_received=False,
+            tries=len(self._tried),
+            retries_max=model.limits.retries,
+        )
+        if more and self._host.budget.take():
             self._host.meters.retries += 1
             self._dispatch(model)
         else:
@@ -330,8 +444,11 @@ class Exchange:
 
     def check(self, now: float) -> None:
         """Apply the timeouts; called by the sweep."""
-        settings = self._host.settings
-        total_s = settings.timeout_total_s
+        model = self._model
+        if model is None:
+            return
+        limits, retry_after_s = model.limits, self._host.settings.retry_after_s
+        total_s = limits.timeout_total_s
         if self._head.timeout_s:
             total_s = min(total_s, self._head.timeout_s)
         late = now - self.started > total_s
@@ -339,14 +456,20 @@ class Exchange:
             if self._moved:
                 self._moved = False
                 self._touched = now
-            if late or now - self._touched > settings.timeout_idle_s:
+            if late or now - self._touched > limits.timeout_idle_s:
                 self._break_off(answers.STREAM_TIMEOUT)
         elif self._state == _WAITING:
-            if late or now - self._touched > settings.timeout_first_byte_s:
+            if late or now - self._touched > limits.timeout_first_byte_s:
                 self._judge(failed=not late)
                 self._answer(answers.GATEWAY_TIMEOUT)
         elif self._state == _CONNECTING and late:
-            self._answer(answers.unreachable(self._name, settings.retry_after_s))
+            self._answer(answers.unreachable(self._name, retry_after_s))
+        elif self._state == _HELD:
+            room = model.open_room()
+            if late or now - self._touched > limits.queue_wait_s:
+                self._answer(answers.queue_timeout(self._name, retry_after_s))
+            elif room.is_first(self):
+                room.release()  # an ejection may have ended: that is no event
 
     # Account: every way out leads through here, once.
 
@@ -362,8 +485,10 @@ class Exchange:
     def _finish(self) -> None:
         if self._state == _DONE:
             return
-        self._state = _DONE
         host, model = self._host, self._model
+        if self._state == _HELD and model is not None:
+            self._leave_room(model)
+        self._state = _DONE
         host.exchanges.discard(self)
         host.bodies_bytes -= self._body_counted
         self._body_counted = 0
@@ -372,6 +497,8 @@ class Exchange:
         if model is not None:
             model.in_flight -= 1
             host.changed(model)
+            if model.room:
+                model.room.release()
         label = self._operation.label if self._operation is not None else ""
         host.meters.account(self, model, label, self._head, host.now())
 

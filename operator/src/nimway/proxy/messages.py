@@ -7,12 +7,16 @@ from collections.abc import Iterator
 
 import msgspec
 
+from nimway.routes import Policy
+
 FRAME_BYTES_MAX = 64 * 1024 * 1024
+PART_ROUTES = 200
+PART_SERVICES = 100
 _PREFIX_BYTES = 4
 
 
-class RouteEntry(msgspec.Struct, array_like=True, frozen=True):
-    """One route, as in `nimway.routes.Route`."""
+class RouteEntry(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One route, as in `nimway.routes.Route`; no policy is the default one."""
 
     key: str
     model: str
@@ -20,13 +24,19 @@ class RouteEntry(msgspec.Struct, array_like=True, frozen=True):
     namespace: str
     service: str
     created_s: int
+    adapters: tuple[str, ...] = ()
+    policy: Policy | None = None
 
 
 class Table(msgspec.Struct, tag=True, array_like=True, frozen=True):
-    """The whole routing table: swapped at once, then acknowledged by `Serving`."""
+    """A part of the routing table; with the last one (`more` is false) the worker swaps.
+
+    The swap is acknowledged by `Serving`.
+    """
 
     revision: str
     routes: list[RouteEntry]
+    more: bool = False
 
 
 class ServiceEndpoints(msgspec.Struct, array_like=True, frozen=True):
@@ -41,6 +51,12 @@ class Endpoints(msgspec.Struct, tag=True, array_like=True, frozen=True):
     """New endpoints of some Services; the others stay as they are."""
 
     services: list[ServiceEndpoints]
+
+
+class Sharing(msgspec.Struct, tag=True, array_like=True, frozen=True):
+    """Over how many workers, of all ready proxy pods, limits are divided."""
+
+    workers: int
 
 
 class Ready(msgspec.Struct, tag=True, array_like=True, frozen=True):
@@ -61,7 +77,7 @@ class Scrape(msgspec.Struct, tag=True, array_like=True, frozen=True):
     number: int
 
 
-ToWorker = Table | Endpoints | Ready | Drain | Scrape
+ToWorker = Table | Endpoints | Sharing | Ready | Drain | Scrape
 
 
 class Serving(msgspec.Struct, tag=True, array_like=True, frozen=True):
@@ -116,6 +132,18 @@ class Framer:
             frame = bytes(self._buffer[_PREFIX_BYTES:end])
             del self._buffer[:end]
             yield frame
+
+
+def split(message: Table | Endpoints) -> Iterator[Table | Endpoints]:
+    """Yield `message` in parts that a worker takes without a pause; the last one completes it."""
+    if isinstance(message, Table):
+        routes = message.routes
+        for at in range(0, max(1, len(routes)), PART_ROUTES):
+            more = at + PART_ROUTES < len(routes)
+            yield Table(message.revision, routes[at : at + PART_ROUTES], more=more)
+    else:
+        for at in range(0, len(message.services), PART_SERVICES):
+            yield Endpoints(message.services[at : at + PART_SERVICES])
 
 
 def encode(message: ToWorker | ToParent) -> bytes:

@@ -172,6 +172,8 @@ def build_message(table: routes.RoutingTable) -> Table:
                 namespace=route.namespace,
                 service=route.service,
                 created_s=route.created_s,
+                adapters=route.adapters,
+                policy=None if route.policy == routes.DEFAULT_POLICY else route.policy,
             )
             for route in table.routes
         ],

@@ -14,35 +14,35 @@ _OPENAI_PREFIX = b"/openai"
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What one path does: `kind` is `model` (routed by its body), `models`, `model-card`, `health`.
+    """What one path does; `kind` is `model`, `form`, `models`, `model-card`, `live` or `ready`.
 
-    `path` is what the model server is asked for, `label` the form for logs and metrics: a value of
-    the list, never a client's text. `allow` is the Allow field of a 405.
+    `model` is routed by a JSON body, `form` by a multipart one. `path` is what the model server is
+    asked for, `label` the form for logs and metrics: a value of the list, never a client's text.
+    `allow` is the Allow field of a 405; `api` the path's name in `NIMModel.spec.routing.apis`.
     """
 
     kind: str
     path: bytes
     label: str
     allow: bytes = b"GET, HEAD"
-
-
-def _routed(path: str) -> Operation:
-    return Operation(kind="model", path=path.encode(), label=path, allow=b"POST")
+    api: str = ""
 
 
 _ROUTED = tuple(
-    _routed(path)
-    for path in (
-        "/v1/completions",
-        "/v1/chat/completions",
-        "/v1/embeddings",
-        "/v1/classify",
-        "/v1/ranking",
-        "/v1/rerank",
-        "/v1/responses",
-        "/v1/messages",
-        "/tokenize",
-        "/detokenize",
+    Operation(kind=kind, path=path.encode(), label=path, allow=b"POST", api=api)
+    for kind, path, api in (
+        ("model", "/v1/completions", "completions"),
+        ("model", "/v1/chat/completions", "chat"),
+        ("model", "/v1/embeddings", "embeddings"),
+        ("model", "/v1/classify", "classify"),
+        ("model", "/v1/ranking", "ranking"),
+        ("model", "/v1/rerank", "rerank"),
+        ("model", "/v1/responses", "responses"),
+        ("model", "/v1/messages", "messages"),
+        ("model", "/tokenize", "tokenize"),
+        ("model", "/detokenize", "tokenize"),
+        ("form", "/v1/audio/transcriptions", "audio"),
+        ("form", "/v1/audio/translations", "audio"),
     )
 )
 

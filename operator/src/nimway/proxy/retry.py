@@ -27,10 +27,11 @@ class RetryBudget:
         self.retries >>= 1
 
 
-def may_retry(*, bytes_sent: bool, bytes_received: bool) -> bool:
-    """Return whether the model server cannot have begun.
+def may_retry(*, bytes_sent: bool, bytes_received: bool, tries: int, retries_max: int) -> bool:
+    """Return whether the model server cannot have begun, and tries are left.
 
     A connection that failed or that was at its end when picked took nothing. Once a byte was
     handed to a living connection, the request may run, and a second one would run twice.
+    `tries` are the endpoints that failed; `retries_max` counts further ones after the first.
     """
-    return not bytes_sent and not bytes_received
+    return not bytes_sent and not bytes_received and tries <= retries_max

@@ -23,7 +23,7 @@ from nimway.proxy.wire import RequestHead
 from nimway.tasks import spawn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 _FADE_SWEEPS = 40
 
@@ -139,7 +139,7 @@ class Server:
         settings = self.settings
         upstream = Upstream(endpoint, settings, self.upstreams)
         try:
-            async with asyncio.timeout(settings.timeout_connect_s):
+            async with asyncio.timeout(exchange.timeout_connect_s):
                 await self._loop.create_connection(
                     lambda: upstream, endpoint.address, endpoint.port
                 )
@@ -159,8 +159,14 @@ class Server:
     # What the control channel calls.
 
     def replace_table(self, table: Table) -> None:
-        """Serve a new routing table from now on."""
-        self.catalog.replace_routes(table.revision, table.routes)
+        """Take a part of a new routing table; serve it from its last part on."""
+        self.catalog.draft_routes(table.revision, table.routes)
+        if table.more:
+            return
+        for model in self.catalog.commit():
+            if model.room:
+                model.room.dismiss()
+        self._release(self.catalog.models.values())
         self.meters.forget(frozenset(model.name for model in self.catalog.models.values()))
 
     def replace_endpoints(self, services: list[ServiceEndpoints]) -> None:
@@ -170,6 +176,17 @@ class Server:
                 for upstream in list(endpoint.idle):
                     upstream.abort()
                 endpoint.idle.clear()
+            self._release(self.catalog.models_behind(service))
+
+    def share_among(self, workers: int) -> None:
+        """Take a part of each limit that counts over all workers of all proxies."""
+        self._release(self.catalog.share_among(workers))
+
+    def _release(self, models: "Iterable[Model]") -> None:
+        """Let requests go for which there may be a place now."""
+        for model in models:
+            if model.room:
+                model.room.release()
 
     def take_load(self) -> dict[str, tuple[int, int, int]]:
         """Return the load of the models that changed since the last call."""

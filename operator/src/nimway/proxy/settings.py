@@ -54,6 +54,11 @@ class Settings:
     ejection_base_s: float = 5.0
     ejection_max_s: float = 300.0
 
+    # Waiting for a place at a model with `maxConcurrency`; requests count over all proxies.
+    queue_requests_max: int = 1000
+    queue_bytes_max: int = 64 * MIB
+    queue_wait_max_s: float = 50.0
+
     # Housekeeping.
     sweep_period_s: float = 0.25
     report_delay_s: float = 0.02

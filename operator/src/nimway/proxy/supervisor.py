@@ -23,9 +23,11 @@ from nimway.proxy.messages import (
     Scrape,
     ServiceEndpoints,
     Serving,
+    Sharing,
     Table,
     ToWorker,
     encode,
+    split,
     to_parent,
 )
 from nimway.proxy.settings import Settings
@@ -65,6 +67,7 @@ class Supervisor:
         self._endpoints: dict[tuple[str, str], ServiceEndpoints] = {}
         self._table: Table | None = None
         self._ready = Ready(ready=False)
+        self._sharing = Sharing(count)
         self._drain: Drain | None = None
         self._past_demand: dict[str, int] = {}
         self._common_revision = ""
@@ -124,7 +127,8 @@ class Supervisor:
     def replace_table(self, table: Table) -> None:
         """Have every worker serve `table`."""
         self._table = table
-        self._send(table)
+        for part in split(table):
+            self._send(part)
 
     def replace_endpoints(self, services: list[ServiceEndpoints]) -> None:
         """Have every worker use these endpoints."""
@@ -134,7 +138,15 @@ class Supervisor:
                 self._endpoints[key] = service
             else:
                 self._endpoints.pop(key, None)
-        self._send(Endpoints(services))
+        for part in split(Endpoints(services)):
+            self._send(part)
+
+    def share_among(self, pods: int) -> None:
+        """Have every worker take its part of limits that count over all ready proxy pods."""
+        sharing = Sharing(max(1, pods) * self._count)
+        if sharing != self._sharing:
+            self._sharing = sharing
+            self._send(sharing)
 
     def set_ready(self, *, ready: bool) -> None:
         """Have the workers' health answers say so."""
@@ -216,10 +228,12 @@ class Supervisor:
     def _greet(self, channel: Channel) -> None:
         """Tell a new worker all that the others know; the table last, for then it listens."""
         channel.send(self._ready)
-        if self._endpoints:
-            channel.send(Endpoints(list(self._endpoints.values())))
+        channel.send(self._sharing)
+        for part in split(Endpoints(list(self._endpoints.values()))):
+            channel.send(part)
         if self._table is not None:
-            channel.send(self._table)
+            for part in split(self._table):
+                channel.send(part)
         if self._drain is not None:
             channel.send(self._drain)
 

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import time
+from collections import deque
 
 import msgspec
 import uvloop
@@ -26,6 +27,7 @@ from nimway.proxy.messages import (
     Ready,
     Scrape,
     Serving,
+    Sharing,
     Table,
     ToWorker,
     to_worker,
@@ -50,7 +52,8 @@ class Worker:
         self._listening = False
         self._draining = False
         self._ended = asyncio.Event()
-        self._channel = Channel(self._handle, self._ended.set)
+        self._frames: deque[bytes] = deque()
+        self._channel = Channel(self._take, self._ended.set)
 
     async def run(self, sock: socket.socket) -> None:
         """Serve until the parent says drain, or is gone."""
@@ -58,17 +61,35 @@ class Worker:
         await self._ended.wait()
         await self._server.stop()
 
+    def _take(self, frame: bytes) -> None:
+        """Handle one frame a turn of the loop: a large table comes in many, requests between."""
+        self._frames.append(frame)
+        if len(self._frames) == 1:
+            self._loop.call_soon(self._handle_next)
+
+    def _handle_next(self) -> None:
+        frame = self._frames.popleft()
+        try:
+            self._handle(frame)
+        finally:
+            if self._frames:
+                self._loop.call_soon(self._handle_next)
+
     def _handle(self, frame: bytes) -> None:
         message: ToWorker = to_worker.decode(frame)
         if isinstance(message, Endpoints):
             self._server.replace_endpoints(message.services)
         elif isinstance(message, Table):
             self._server.replace_table(message)
+            if message.more:
+                return
             if self._listening:
                 self._channel.send(Serving(message.revision))
             else:
                 self._listening = True
                 spawn(self._listen(), name="listen")
+        elif isinstance(message, Sharing):
+            self._server.share_among(message.workers)
         elif isinstance(message, Ready):
             self._server.ready = message.ready
         elif isinstance(message, Scrape):
