@@ -25,6 +25,7 @@ from nimway.proxy.wire import (
 )
 
 _JOIN_BYTES_MAX = 16 * 1024
+_JOIN_BYTES_MIN = 4 * 1024
 _NO_TRANSPORT = asyncio.Transport()
 _LINGER_NONE = struct.pack("ii", 1, 0)
 
@@ -108,7 +109,7 @@ class Downstream(asyncio.Protocol):
         self._buffer = b""
         self._handler: Handler | None = None
         self._head: RequestHead | None = None
-        self._body: list[bytes] = []
+        self._body: list[bytes | bytearray] = []
         self._body_size = 0
         self._body_left = 0
         self._dechunker: Dechunker | None = None
@@ -377,14 +378,24 @@ class Downstream(asyncio.Protocol):
                 self._buffer = rest
                 self.finish(keep_alive=True)
             return
-        self._body += pieces
-        size = sum(map(len, pieces))
+        size = self._keep(pieces)
         self._body_size += size
         self._host.bodies_bytes += size
         if done:
             self._finish_body(rest)
         else:
             self._check_body_size()
+
+    def _keep(self, pieces: list[bytes]) -> int:
+        """Add to the body; tiny pieces, each an object, would cost many times their bytes."""
+        piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if len(piece) >= _JOIN_BYTES_MIN or not self._body:
+            self._body.append(piece)
+        elif isinstance(tail := self._body[-1], bytearray):
+            tail += piece
+        else:
+            self._body.append(bytearray(piece))
+        return len(piece)
 
     def _check_body_size(self) -> None:
         settings = self._host.settings
