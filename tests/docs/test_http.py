@@ -6,9 +6,10 @@ import re
 
 import pytest
 
+from nimway.api.nimmodel import Routing
 from nimway.proxy import answers, paths
-from nimway.proxy.messages import RouteEntry
 from nimway.proxy.settings import Settings
+from nimway.routes import STRATEGIES
 from tests.docs.pages import DOCS, ROOT, table
 
 PAGE = DOCS / "http.md"
@@ -107,7 +108,16 @@ def test_the_frame_of_a_broken_stream_is_the_one_that_is_shown() -> None:
     assert shown[1] + "\n" == answers.STREAM_BROKEN.decode()
 
 
-def test_the_page_admits_what_the_proxy_does_not_apply() -> None:
-    applied = {"adapters", "policy"} & set(RouteEntry.__struct_fields__)
-    admitted = "does not apply them yet" in PAGE.read_text(encoding="utf-8")
-    assert admitted is not bool(applied), "docs/http.md, Settings of a model: say what it does now"
+def test_the_settings_of_a_model_are_those_of_the_api() -> None:
+    written = {row[0].strip("`") for row in table(PAGE, "Settings of a model")}
+    assert written | {"strategy"} == {field.alias for field in Routing.model_fields.values()}
+
+
+def test_the_strategies_are_those_of_the_table() -> None:
+    assert [row[0].strip("`") for row in table(PAGE, "Which pod")] == list(STRATEGIES)
+
+
+def test_the_page_says_over_what_limits_are_divided() -> None:
+    code = (ROOT / "operator/src/nimway/proxy/parent.py").read_text(encoding="utf-8")
+    admitted = "*not* divided among proxy pods yet" in PAGE.read_text(encoding="utf-8")
+    assert admitted is ("share_among" not in code), "docs/http.md, Settings of a model"
