@@ -32,7 +32,7 @@ demo: setup ## Start everything on this machine, serve a completion, stay up (AR
 .PHONY: test
 test: verify ## Verify, then run every test
 	@$(BIN)/nimway sandbox binaries
-	@$(PYTEST) tests
+	@$(PYTEST) tests --numprocesses 2 --dist loadfile
 
 .PHONY: quick
 quick: setup ## Run the tests that need no control plane
