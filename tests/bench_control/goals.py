@@ -48,7 +48,7 @@ def _paced(found: Found) -> Iterator[Row]:
     yield _latency(
         f"pod Ready → first request, through all {pods}", found["first_request"], p50=12, p99=25
     )
-    yield _latency("of that: until the EndpointSlice says so", found["endpoint_slice"])
+    yield _latency("EndpointSlice says so → first request", found["slice_served"])
 
 
 def _drift(drift: Found) -> Iterator[Row]:
@@ -128,6 +128,8 @@ def _afterwards(found: Found) -> Iterator[Row]:
 def _latency(what: str, values: Found, *, p50: float = 0.0, p99: float = 0.0) -> Row:
     bounds = [("p50", p50), ("p99", p99)]
     goal = ", ".join(f"{name} ≤ {bound:.0f} ms" for name, bound in bounds if bound)
-    measured = f"p50 {values['p50']}, p99 {values['p99']} ms (n {values['n']})"
+    measured = (
+        f"p50 {values['p50']}, p99 {values['p99']} ms (least {values['min']}, n {values['n']})"
+    )
     met = all(values[name] <= bound for name, bound in bounds if bound) if goal else None
     return Row(what, goal, measured, met)
