@@ -192,7 +192,7 @@ def test_the_metrics_of_two_workers_are_added_and_named() -> None:
         1,
         {
             "requests": [(("m", "/v1/completions", "200"), [2])],
-            "durations": [(("m",), [1.0] * (len(DURATION_BUCKETS_S) + 1) + [7.5])],
+            "durations": [(("m", "chat", ""), [1.0] * (len(DURATION_BUCKETS_S) + 1) + [7.5])],
             "retries": [((), [1])],
         },
     )
@@ -200,9 +200,10 @@ def test_the_metrics_of_two_workers_are_added_and_named() -> None:
     assert 'nimway_proxy_requests_total{model="m",path="/v1/completions",status="200"} 4\n' in text
     assert "nimway_proxy_retries_total 2\n" in text
     name = "gen_ai_server_request_duration_seconds"
-    assert f'{name}_bucket{{gen_ai_request_model="m",le="+Inf"}} 32\n' in text
-    assert f'{name}_sum{{gen_ai_request_model="m"}} 15\n' in text
-    assert f'{name}_count{{gen_ai_request_model="m"}} 32\n' in text
+    labels = 'gen_ai_request_model="m",gen_ai_operation_name="chat",error_type=""'
+    assert f'{name}_bucket{{{labels},le="+Inf"}} 30\n' in text
+    assert f"{name}_sum{{{labels}}} 15\n" in text
+    assert f"{name}_count{{{labels}}} 30\n" in text
 
 
 def test_a_label_s_value_cannot_break_out_of_its_quotes() -> None:

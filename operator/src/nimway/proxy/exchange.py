@@ -14,7 +14,7 @@ from nimway.proxy.catalog import Catalog, Endpoint, Model
 from nimway.proxy.choose import choose_least, select_fit, select_free
 from nimway.proxy.downstream import Downstream
 from nimway.proxy.health import is_failure
-from nimway.proxy.metrics import Meters
+from nimway.proxy.metrics import Answered, Meters
 from nimway.proxy.model_name import ModelNameError, read_model, replace_model
 from nimway.proxy.multipart import FormModel, read_form_model, replace_form_model
 from nimway.proxy.paths import find_operation, read_model_id
@@ -52,13 +52,10 @@ class Host(Protocol):
         """Report the model's load soon."""
 
 
-class Exchange:
+class Exchange(Answered):
     """The life of one request; `method` is what the model server is asked with."""
 
     # Defaults stand at the class: most requests set few of them, and an assignment each costs.
-    status = 0
-    bytes_out = 0
-    first_byte_at = 0.0
     _state = _NEW
     _model: Model | None = None
     _endpoint: Endpoint | None = None
@@ -329,6 +326,8 @@ class Exchange:
         self._body_counted = 0
         self._judge(failed=is_failure(head.status))
         self._event_stream = head.event_stream
+        if pieces:
+            self.watch(pieces, self._host.now, stream=head.event_stream)
         framing = self._plan_framing(head, done=done)
         request_id = self._head.request_id
         parts = [build_response(head, request_id, framing)]
@@ -377,6 +376,8 @@ class Exchange:
             return
         self._moved = True
         parts: list[bytes] = []
+        if pieces:
+            self.watch(pieces, self._host.now, stream=self._event_stream)
         size = self._frame(pieces, parts)
         if not done:
             self._downstream.write(parts, size)

@@ -3,11 +3,17 @@
 Names follow OpenTelemetry's GenAI conventions where there is one. Owns names, help and units.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from nimway.proxy.messages import Counters
-from nimway.proxy.metrics import DURATION_BUCKETS_S
+from nimway.proxy.metrics import (
+    DELAY_BUCKETS_S,
+    DURATION_BUCKETS_S,
+    FIRST_TOKEN_BUCKETS_S,
+    OUTPUT_TOKEN_BUCKETS_S,
+    TOKEN_BUCKETS,
+)
 
 Series = dict[tuple[str, ...], list[float]]
 
@@ -21,7 +27,17 @@ class Metric:
     help: str
     source: str
     labels: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = ()
 
+    @property
+    def is_total(self) -> bool:
+        """Whether it only ever grows: it outlives the worker that counted it."""
+        return self.kind != "gauge"
+
+
+_MODEL = "gen_ai_request_model"
+_OPERATION = "gen_ai_operation_name"
+MODEL_LABELS = frozenset(("model", _MODEL))
 
 METRICS = (
     Metric(
@@ -36,7 +52,32 @@ METRICS = (
         "histogram",
         "From the request's head to the answer's last byte.",
         "durations",
-        ("gen_ai_request_model",),
+        (_MODEL, _OPERATION, "error_type"),
+        DURATION_BUCKETS_S,
+    ),
+    Metric(
+        "gen_ai_server_time_to_first_token_seconds",
+        "histogram",
+        "From a streamed request's head to the first event of its answer.",
+        "first_tokens",
+        (_MODEL, _OPERATION),
+        FIRST_TOKEN_BUCKETS_S,
+    ),
+    Metric(
+        "gen_ai_server_time_per_output_token_seconds",
+        "histogram",
+        "Time of a stream after its first event, by tokens after the first.",
+        "output_times",
+        (_MODEL, _OPERATION),
+        OUTPUT_TOKEN_BUCKETS_S,
+    ),
+    Metric(
+        "gen_ai_client_token_usage",
+        "histogram",
+        "Tokens of a request (input) and of its answer (output), as the answer says.",
+        "tokens",
+        (_MODEL, _OPERATION, "gen_ai_token_type"),
+        TOKEN_BUCKETS,
     ),
     Metric(
         "nimway_proxy_first_byte_seconds",
@@ -44,6 +85,7 @@ METRICS = (
         "From the request's head to the head of the model server's answer.",
         "first_bytes",
         ("model",),
+        DURATION_BUCKETS_S,
     ),
     Metric(
         "nimway_proxy_requests_in_flight",
@@ -72,6 +114,25 @@ METRICS = (
         "counter",
         "Answers that the model server did not bring to their end.",
         "broken",
+    ),
+    Metric(
+        "nimway_proxy_log_lines_dropped_total",
+        "counter",
+        "Lines of the access log that its reader did not take in time.",
+        "lines_dropped",
+    ),
+    Metric(
+        "nimway_proxy_cpu_seconds_total",
+        "counter",
+        "CPU time of the workers: by requests, what the proxy itself costs.",
+        "cpu",
+    ),
+    Metric(
+        "nimway_proxy_loop_delay_seconds",
+        "histogram",
+        "How late a worker's timer was, four times a second: what waiting for the loop adds.",
+        "delays",
+        bounds=DELAY_BUCKETS_S,
     ),
     Metric("nimway_proxy_connections", "gauge", "Clients' connections now.", "connections"),
     Metric(
@@ -133,6 +194,23 @@ def add_up(reports: Iterable[Counters]) -> dict[str, Series]:
     return total
 
 
+def keep_totals(reports: Iterable[Counters], models: Container[str]) -> Counters:
+    """Return what must not be lost of workers that ended: no gauge, no model out of the table."""
+    total = add_up(reports)
+    kept: dict[str, list[tuple[tuple[str, ...], list[float]]]] = {}
+    for metric in METRICS:
+        series = total.get(metric.source)
+        if series is None or not metric.is_total:
+            continue
+        at = next((at for at, label in enumerate(metric.labels) if label in MODEL_LABELS), -1)
+        kept[metric.source] = [
+            (labels, numbers)
+            for labels, numbers in series.items()
+            if at < 0 or not labels[at] or labels[at] in models
+        ]
+    return Counters(0, kept)
+
+
 def encode_text(values: dict[str, Series]) -> bytes:
     """Return the text exposition, version 0.0.4."""
     lines: list[str] = []
@@ -145,15 +223,17 @@ def encode_text(values: dict[str, Series]) -> bytes:
         for labels, numbers in sorted(series.items()):
             pairs = list(zip(metric.labels, labels, strict=True))
             if metric.kind == "histogram":
-                lines += _histogram(metric.name, pairs, numbers)
+                lines += _histogram(metric, pairs, numbers)
             else:
                 lines.append(f"{metric.name}{_labels(pairs)} {_number(numbers[0])}")
     return ("\n".join(lines) + "\n").encode()
 
 
-def _histogram(name: str, pairs: list[tuple[str, str]], numbers: Sequence[float]) -> Iterable[str]:
-    count = 0.0
-    for bound, value in zip((*DURATION_BUCKETS_S, "+Inf"), numbers[:-1], strict=True):
+def _histogram(
+    metric: Metric, pairs: list[tuple[str, str]], numbers: Sequence[float]
+) -> Iterable[str]:
+    name, count = metric.name, 0.0
+    for bound, value in zip((*metric.bounds, "+Inf"), numbers[:-1], strict=True):
         count += value
         yield f"{name}_bucket{_labels([*pairs, ('le', str(bound))])} {_number(count)}"
     yield f"{name}_sum{_labels(pairs)} {_number(numbers[-1])}"

@@ -39,22 +39,29 @@ class LineWriter:
     """Writes whole lines to a descriptor and never waits: what a full pipe refuses is dropped.
 
     A pipe is opened anew, because O_NONBLOCK on the inherited descriptor would change it for
-    everyone who shares it. A file does not block, and keeps its shared position.
+    everyone who shares it. A file does not block, and keeps its shared position. A line that the
+    pipe took in part is finished before the next one.
     """
 
     _FLAGS: ClassVar[int] = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
     def __init__(self, descriptor: int) -> None:
-        self.dropped_bytes = 0
+        self._rest = b""
         if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
             self._descriptor = os.open(f"/proc/self/fd/{descriptor}", self._FLAGS)
         else:
             self._descriptor = os.dup(descriptor)
 
-    def write(self, lines: bytes) -> None:
-        """Write `lines`, or count them as dropped."""
+    def write(self, lines: bytes) -> int:
+        """Write `lines`; return how many of them are dropped."""
+        data = self._rest + lines
         try:
-            written = os.write(self._descriptor, lines)
+            written = os.write(self._descriptor, data)
         except OSError:
             written = 0
-        self.dropped_bytes += len(lines) - written
+        if written < len(self._rest):
+            self._rest = self._rest[written:]
+            return lines.count(b"\n")
+        end = data.find(b"\n", written - 1) + 1 if written else 0
+        self._rest = data[written:end]
+        return data.count(b"\n", end)

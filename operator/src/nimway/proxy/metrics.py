@@ -4,107 +4,215 @@ Label values come from the routing table and the allow-list alone, so that inven
 series. A line of the log has fixed keys and neither a prompt nor a key in it.
 """
 
+import time
 from bisect import bisect_left
-from collections.abc import Sized
+from collections.abc import Callable, Iterable, Sized
 from typing import Protocol
 
 from nimway.proxy.catalog import Catalog, Model
 from nimway.proxy.messages import Counters
 from nimway.proxy.settings import Settings
+from nimway.proxy.usage import TAIL_BYTES, TOKENS_MARK, read_usage
 from nimway.proxy.wire import RequestHead
 
-DURATION_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+# OpenTelemetry's semantic conventions for generative AI give the first four.
+DURATION_BUCKETS_S = (
+    *(0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64),
+    *(1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92),
+)
+FIRST_TOKEN_BUCKETS_S = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1),
+    *(0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
+)
+OUTPUT_TOKEN_BUCKETS_S = (
+    *(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2),
+    *(0.3, 0.4, 0.5, 0.75, 1.0, 2.5),
+)
+TOKEN_BUCKETS = tuple(4**power for power in range(14))
+DELAY_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
 
+_OK = 200
+_ERROR = 400
+_LINE_BYTES = 256
+_OPERATIONS = {
+    "/v1/chat/completions": "chat",
+    "/v1/responses": "chat",
+    "/v1/messages": "chat",
+    "/v1/completions": "text_completion",
+    "/v1/embeddings": "embeddings",
+}
+"""Values that OpenTelemetry gives `gen_ai.operation.name`; other paths name themselves."""
+
+_LOG_HEAD = b'{"event":"request","model":%b,"path":"%b","status":%d,'
 _LOG_LINE = (
-    b'{"event":"request","ts_ms":%d,"request_id":"%b","method":"%b","path":"%b","model":%b,'
-    b'"status":%d,"duration_us":%d,"first_byte_us":%d,"bytes_out":%d}\n'
+    b'%b"ts_ms":%d,"request_id":"%b","method":"%b","duration_us":%d,"first_byte_us":%d,'
+    b'"bytes_out":%d,"input_tokens":%d,"output_tokens":%d}\n'
 )
 
+Labels = tuple[str, ...]
 
-class Finished(Protocol):
-    """What is counted of an exchange that ended."""
 
-    @property
-    def status(self) -> int:
-        """Status of the answer; 499: the client left first."""
+class Answered:
+    """What is counted of an exchange; times are the loop's, 0 for what did not happen.
 
-    @property
-    def started(self) -> float:
-        """Loop time of its head."""
+    `tail` is the end of an answer, or of a stream the last event that counts tokens; `events` are
+    the pieces of a stream so far.
+    """
 
-    @property
-    def first_byte_at(self) -> float:
-        """Loop time of the answer's head, or 0."""
+    # Defaults stand at the class: an assignment each costs.
+    status = 0
+    started = 0.0
+    first_byte_at = 0.0
+    first_token_at = 0.0
+    bytes_out = 0
+    events = 0
+    tail = b""
 
-    @property
-    def bytes_out(self) -> int:
-        """Bytes of the answer's body."""
+    def watch(self, pieces: list[bytes], now: Callable[[], float], *, stream: bool) -> None:
+        """Take note of what passes: the end of an answer; of a stream, when and who counts."""
+        if not stream:
+            self.tail = keep_tail(self.tail, pieces[-1])
+            return
+        if not self.events:
+            self.first_token_at = now()
+        self.events += len(pieces)
+        for piece in pieces:
+            if TOKENS_MARK in piece:
+                self.tail = piece
+
+
+class Histogram:
+    """Counts by bucket, one above all of them, and the sum of the values at the end."""
+
+    __slots__ = ("bounds", "counts")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts: list[float] = [0] * (len(bounds) + 2)
+
+    def observe(self, value: float) -> None:
+        """Count `value`."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.counts[-1] += value
+
+
+class _Row:
+    """Requests of one model, path and status: found once, then counted in without a look-up.
+
+    Requests without a model are counted and logged only. Tokens and their times are those of
+    answers that succeeded.
+    """
+
+    __slots__ = (
+        "answered",
+        "count",
+        "durations",
+        "first_bytes",
+        "first_tokens",
+        "input_tokens",
+        "log_head",
+        "output_times",
+        "output_tokens",
+    )
+
+    def __init__(self, status: int, log_head: bytes) -> None:
+        self.answered = status == _OK
+        self.count = 0
+        self.log_head = log_head
+        self.durations: Histogram | None = None
+
+    def join(self, find: Callable[..., Histogram], name: str, label: str, status: int) -> None:
+        """Find the histograms of model, operation and outcome."""
+        operation = _OPERATIONS.get(label) or label.rpartition("/")[2]
+        error = str(status) if status >= _ERROR else ""
+        self.durations = find("durations", DURATION_BUCKETS_S, name, operation, error)
+        self.first_bytes = find("first_bytes", DURATION_BUCKETS_S, name)
+        if self.answered:
+            common = (name, operation)
+            self.first_tokens = find("first_tokens", FIRST_TOKEN_BUCKETS_S, *common)
+            self.output_times = find("output_times", OUTPUT_TOKEN_BUCKETS_S, *common)
+            self.input_tokens = find("tokens", TOKEN_BUCKETS, *common, "input")
+            self.output_tokens = find("tokens", TOKEN_BUCKETS, *common, "output")
 
 
 class Meters:
     """Counters of one worker since its start."""
 
-    __slots__ = (
-        "_epoch_s",
-        "_log_buffer_bytes",
-        "_log_every",
-        "_log_skipped",
-        "broken",
-        "cancels",
-        "durations",
-        "ejections",
-        "first_bytes",
-        "lines",
-        "requests",
-        "retries",
-    )
-
     def __init__(self, settings: Settings, epoch_s: float) -> None:
         self._epoch_s = epoch_s
         self._log_every = round(1 / settings.access_log_sample) if settings.access_log_sample else 0
         self._log_skipped = 0
-        self._log_buffer_bytes = settings.access_log_buffer_bytes
-        self.requests: dict[tuple[str, str, int], int] = {}
-        self.durations: dict[str, list[float]] = {}
-        self.first_bytes: dict[str, list[float]] = {}
+        self._lines_max = max(1, settings.access_log_buffer_bytes // _LINE_BYTES)
+        self._rows: dict[tuple[str, str, int], _Row] = {}
+        self._histograms: dict[str, dict[Labels, Histogram]] = {}
+        self._ticked_at = 0.0
+        self.delays = Histogram(DELAY_BUCKETS_S)
         self.lines: list[bytes] = []
+        self.on_full: Callable[[], None] = _ignore
+        self.lines_dropped = 0
         self.retries = 0
         self.ejections = 0
         self.cancels = 0
         self.broken = 0
 
     def account(
-        self, finished: Finished, model: Model | None, label: str, head: RequestHead, now: float
+        self, finished: Answered, model: Model | None, label: str, head: RequestHead, now: float
     ) -> None:
         """Count one request that ended at `now`, and write its line."""
         name = "" if model is None else model.name
-        key = (name, label, finished.status)
-        requests = self.requests
-        requests[key] = requests.get(key, 0) + 1
+        status = finished.status
+        row = self._rows.get((name, label, status)) or self._open(model, name, label, status)
+        row.count += 1
         started = finished.started
         duration_s = now - started
-        first_byte_at = finished.first_byte_at
-        first_byte_s = first_byte_at - started if first_byte_at else 0.0
-        if model is not None:
-            _observe(self.durations, name, duration_s)
-            if first_byte_at:
-                _observe(self.first_bytes, name, first_byte_s)
+        first_byte_s = 0.0
+        usage = _NO_USAGE
+        durations = row.durations
+        if durations is not None:
+            durations.observe(duration_s)
+            if finished.first_byte_at:
+                first_byte_s = finished.first_byte_at - started
+                row.first_bytes.observe(first_byte_s)
+                if row.answered:
+                    usage = _account_tokens(finished, row, now)
         if self._log_every != 1 and not self._is_sampled():
             return
-        self.lines.append(
+        lines = self.lines
+        lines.append(
             _LOG_LINE
             % (
+                row.log_head,
                 (self._epoch_s + now) * 1e3,
                 head.request_id,
                 head.method,
-                label.encode(),
-                b'""' if model is None else model.label,
-                finished.status,
                 duration_s * 1e6,
                 first_byte_s * 1e6,
                 finished.bytes_out,
+                *usage,
             )
         )
+        if len(lines) >= self._lines_max:
+            self.on_full()
+
+    def tick(self, now: float, period_s: float) -> None:
+        """Take note of how late the loop is with a timer of `period_s`."""
+        if self._ticked_at:
+            self.delays.observe(max(0.0, now - self._ticked_at - period_s))
+        self._ticked_at = now
+
+    def _open(self, model: Model | None, name: str, label: str, status: int) -> _Row:
+        encoded = b'""' if model is None else model.label
+        row = _Row(status, _LOG_HEAD % (encoded, label.encode(), status))
+        if model is not None:
+            row.join(self._find, name, label, status)
+        self._rows[name, label, status] = row
+        return row
+
+    def _find(self, series: str, bounds: tuple[float, ...], *labels: str) -> Histogram:
+        found = self._histograms.setdefault(series, {})
+        if labels not in found:
+            found[labels] = Histogram(bounds)
+        return found[labels]
 
     def _is_sampled(self) -> bool:
         if not self._log_every:
@@ -117,20 +225,57 @@ class Meters:
 
     def forget(self, names: frozenset[str]) -> None:
         """Drop the series of models that are no longer in the table."""
-        for series in (self.durations, self.first_bytes):
-            for name in [name for name in series if name not in names]:
-                del series[name]
-        for key in [key for key in self.requests if key[0] and key[0] not in names]:
-            del self.requests[key]
+        for series in self._histograms.values():
+            for labels in [labels for labels in series if labels[0] not in names]:
+                del series[labels]
+        for key in [key for key in self._rows if key[0] and key[0] not in names]:
+            del self._rows[key]
+
+    def read(self) -> Iterable[tuple[str, list[tuple[Labels, list[float]]]]]:
+        """Return what was counted: series, and for each its label values and numbers."""
+        rows = self._rows.items()
+        yield (
+            "requests",
+            [((name, path, str(status)), [row.count]) for (name, path, status), row in rows],
+        )
+        for series, found in self._histograms.items():
+            yield (
+                series,
+                [(labels, list(item.counts)) for labels, item in found.items() if any(item.counts)],
+            )
+        yield "delays", [((), list(self.delays.counts))]
+        for name in ("retries", "ejections", "cancels", "broken", "lines_dropped"):
+            yield name, [((), [getattr(self, name)])]
 
 
-def _observe(series: dict[str, list[float]], name: str, value: float) -> None:
-    """Count `value` in a histogram: one number per bucket, one above all, the sum at the end."""
-    counts = series.get(name)
-    if counts is None:
-        counts = series[name] = [0.0] * (len(DURATION_BUCKETS_S) + 2)
-    counts[bisect_left(DURATION_BUCKETS_S, value)] += 1
-    counts[-1] += value
+_NO_USAGE = (0, 0)
+
+
+def _account_tokens(finished: Answered, row: _Row, now: float) -> tuple[int, int]:
+    """Count tokens and their times; return how many went in and came out, as the answer says."""
+    tail = finished.tail
+    usage = read_usage(tail) if tail else _NO_USAGE
+    taken, given = usage
+    if taken:
+        row.input_tokens.observe(taken)
+    if given:
+        row.output_tokens.observe(given)
+    first_token_at = finished.first_token_at
+    if first_token_at:
+        row.first_tokens.observe(first_token_at - finished.started)
+        tokens = given or finished.events
+        if tokens > 1:
+            row.output_times.observe((now - first_token_at) / (tokens - 1))
+    return usage
+
+
+def keep_tail(tail: bytes, piece: bytes) -> bytes:
+    """Return the end of an answer, of which `piece` is the newest part."""
+    return piece if len(piece) >= TAIL_BYTES else tail[-TAIL_BYTES:] + piece
+
+
+def _ignore() -> None:
+    """Nobody takes lines yet: they wait."""
 
 
 class Measured(Protocol):
@@ -161,23 +306,15 @@ def collect(measured: Measured, number: int) -> Counters:
     """Return one worker's counters for the answer to scrape `number`."""
     meters = measured.meters
     models = measured.catalog.models.values()
-    values: dict[str, list[tuple[tuple[str, ...], list[float]]]] = {
-        "requests": [
-            ((name, path, str(status)), [count])
-            for (name, path, status), count in meters.requests.items()
-        ],
-        "durations": [((name,), counts) for name, counts in meters.durations.items()],
-        "first_bytes": [((name,), counts) for name, counts in meters.first_bytes.items()],
+    values: dict[str, list[tuple[Labels, list[float]]]] = {
+        **dict(meters.read()),
         "in_flight": [((model.name,), [model.in_flight]) for model in models],
         "queued": [((model.name,), [model.queued]) for model in models],
         "demand": [((model.name,), [model.demand_total]) for model in models],
         "endpoints": [((model.name,), [len(model.endpoints)]) for model in models],
     }
     for name, value in (
-        ("retries", meters.retries),
-        ("ejections", meters.ejections),
-        ("cancels", meters.cancels),
-        ("broken", meters.broken),
+        ("cpu", time.process_time()),
         ("connections", len(measured.connections)),
         ("upstream_connections", len(measured.upstreams)),
         ("bodies_bytes", measured.bodies_bytes),

@@ -35,6 +35,7 @@ class Server:
         self.settings = settings
         self.catalog = Catalog(settings)
         self.meters = Meters(settings, epoch_s)
+        self.meters.on_full = self.flush_lines
         self.budget = RetryBudget(settings)
         self.connections: set[Downstream] = set()
         self.exchanges: set[Exchange] = set()
@@ -204,6 +205,7 @@ class Server:
     def sweep(self) -> None:
         """Look at every deadline, end idle connections to model servers, hand out log lines."""
         now = self.now()
+        self.meters.tick(now, self.settings.sweep_period_s)
         for connection in list(self.connections):
             connection.check(now)
         idle_s = self.settings.timeout_upstream_idle_s

@@ -8,11 +8,13 @@ import asyncio
 import logging
 import socket
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from nimway.proxy.channel import Channel
+from nimway.proxy.exposition import keep_totals
 from nimway.proxy.messages import (
     Counters,
     Drain,
@@ -70,6 +72,7 @@ class Supervisor:
         self._sharing = Sharing(count)
         self._drain: Drain | None = None
         self._past_demand: dict[str, int] = {}
+        self._past = Counters(0, {})
         self._common_revision = ""
         self._scrape = 0
         self._scraped = asyncio.Event()
@@ -102,7 +105,7 @@ class Supervisor:
         return total
 
     async def scrape(self) -> list[Counters]:
-        """Return the counters of every worker that answers in time."""
+        """Return the counters of every worker that answers in time, and of those that ended."""
         self._scrape += 1
         number = self._scrape
         self._send(Scrape(number))
@@ -113,7 +116,12 @@ class Supervisor:
                     await self._scraped.wait()
         except TimeoutError:
             _log.warning("reporting metrics without a worker that does not answer")
-        return [handle.counters for handle in self._handles if handle.counters is not None]
+        now = [handle.counters for handle in self._handles if handle.counters is not None]
+        return [self._keep((self._past,)), *now]
+
+    def _keep(self, reports: Iterable[Counters]) -> Counters:
+        models = {route.model for route in self._table.routes} if self._table is not None else set()
+        return keep_totals(reports, models)
 
     # What the parent says.
 
@@ -242,6 +250,8 @@ class Supervisor:
         self._handles.discard(handle)
         for key, (_, _, demand) in handle.load.items():
             self._past_demand[key] = self._past_demand.get(key, 0) + demand
+        if handle.counters is not None:
+            self._past = self._keep((self._past, handle.counters))
         self._scraped.set()
         self.on_change()
 

@@ -48,7 +48,8 @@ class Worker:
         epoch_s = time.time_ns() / 1e9 - time.monotonic()
         self._server = Server(settings, epoch_s=epoch_s)
         self._server.on_dirty = self._plan_report
-        self._server.on_lines = LineWriter(1).write
+        self._server.on_lines = self._write_lines
+        self._writer = LineWriter(1)
         self._listening = False
         self._draining = False
         self._ended = asyncio.Event()
@@ -115,8 +116,12 @@ class Worker:
     async def _drain_and_end(self) -> None:
         await self._server.drain(self._settings.drain_s)
         self._send_load()
+        self._channel.send(collect(self._server, 0))
         self._channel.send(Drained())
         self._ended.set()
+
+    def _write_lines(self, lines: bytes) -> None:
+        self._server.meters.lines_dropped += self._writer.write(lines)
 
     def _plan_report(self) -> None:
         self._loop.call_later(self._settings.report_delay_s, self._send_load)
