@@ -169,6 +169,21 @@ def test_a_proxy_is_ready_when_a_pod_serves() -> None:
     assert proxy_verdicts(down)["Ready"].status == "False"
 
 
+def test_conflicting_names_and_switching_off_do_not_contradict_each_other() -> None:
+    refused = RouteView(proxies=1, refused={"m": "a/b"})
+    none = _deployment(wanted=0, replicas=0, updated=0, available=0)
+    verdicts = model_verdicts(_model(routes=refused, replicas=0, deployment=none), None)
+    assert (verdicts["Ready"].status, verdicts["Ready"].reason) == ("False", Reason.NAME_CONFLICT)
+    assert verdicts["Stalled"].status == "True"
+
+
+def test_a_proxy_that_is_switched_off_is_settled() -> None:
+    none = _deployment(wanted=0, replicas=0, updated=0, available=0)
+    verdicts = proxy_verdicts(ProxyFacts(1, 0, 3, 0, none, LOADING))
+    assert (verdicts["Ready"].status, verdicts["Ready"].reason) == ("True", Reason.SWITCHED_OFF)
+    assert verdicts["Reconciling"].status == "False"
+
+
 def test_a_transition_time_changes_with_the_status_only() -> None:
     first = render({"Ready": Verdict("False", Reason.PROGRESSING, "a")}, [], 1, "T1")
     second = render({"Ready": Verdict("False", Reason.LOADING_WEIGHTS, "b")}, first, 2, "T2")

@@ -93,7 +93,9 @@ def proxy_verdicts(facts: ProxyFacts) -> dict[str, Verdict]:
     available = _available(facts.deployment, facts.diagnosis, facts.replicas)
     if facts.problem is not None:
         ready = Verdict("False", facts.problem.reason, facts.problem.message)
-    elif available.status == "False" or facts.replicas == 0:
+    elif facts.replicas == 0:
+        ready = Verdict("True", Reason.SWITCHED_OFF, available.message)
+    elif available.status == "False":
         ready = available
     else:
         ready = Verdict("True", Reason.SERVING, f"serving {facts.models} models")
