@@ -116,3 +116,8 @@ bench-quick: setup ## Compare with HAProxy and the recorded ratios (3 min), fail
 bench-control: setup ## Measure the operator on a control plane of its own (15 min; ARGS=--quick 2 min)
 	@$(BIN)/nimway sandbox binaries
 	@$(BIN)/python -m tests.bench_control $(ARGS)
+
+.PHONY: faults
+faults: setup ## Run every fault in its full length against a real control plane (30 min)
+	@$(BIN)/nimway sandbox binaries
+	@NIMWAY_FAULTS=full $(PYTEST) tests/faults $(ARGS)
