@@ -9,30 +9,21 @@ from tests.control.process import connect
 from tests.faults.world import World
 from tests.support.api_faults import FaultyApi, faulty_api
 from tests.support.cluster import Cluster
-from tests.support.schema import CRDS
-
-
-@pytest.fixture(scope="session")
-def prepared(cluster: Cluster) -> Cluster:
-    """The cluster with the CRDs."""
-    cluster.kubectl("apply", "--server-side", "-f", str(CRDS))
-    cluster.kubectl("wait", "--for=condition=Established", "-f", str(CRDS), "--timeout=30s")
-    return cluster
 
 
 @pytest.fixture
-def faults(prepared: Cluster) -> Iterator[FaultyApi]:
+def faults(crds: Cluster) -> Iterator[FaultyApi]:
     """A way to the API server that breaks as told."""
-    with faulty_api(prepared.kubeconfig) as api:
+    with faulty_api(crds.kubeconfig) as api:
         yield api
 
 
 @pytest.fixture
 async def world(
-    prepared: Cluster, faults: FaultyApi, namespace: str, tmp_path: Path
+    crds: Cluster, faults: FaultyApi, namespace: str, tmp_path: Path
 ) -> AsyncIterator[World]:
     """A namespace, a broken way to the API server, and no operator yet."""
-    async with connect(prepared.kubeconfig) as api:
+    async with connect(crds.kubeconfig) as api:
         made = World(api, namespace, faults, tmp_path)
         try:
             yield made

@@ -13,12 +13,14 @@ from nimway.control.kinds import (
     SERVICE_ACCOUNT,
 )
 from tests.control.process import create
-from tests.faults.world import COLLECT_S, MODEL_CHILDREN, World, model, proxy, until
+from tests.faults.world import COLLECT_S, MODEL_CHILDREN, World, full_only, model, proxy, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 
 ROUTE_S = 2.0
 QUIET_S = 1.5
+BACKGROUND = pytest.param("Background", marks=full_only)
+FOREGROUND = pytest.param("Foreground", marks=full_only)
 STORAGE = {"pvc": {"size": "1Gi", "reclaim": "Delete"}}
 
 
@@ -49,7 +51,7 @@ async def _stays_so(world: World) -> None:
     assert await world.state() == state
 
 
-@pytest.mark.parametrize("propagation", ["Background", "Foreground"])
+@pytest.mark.parametrize("propagation", [BACKGROUND, "Foreground"])
 async def test_a_deleted_model_leaves_nothing_and_nothing_is_created_again(
     world: World, propagation: str
 ) -> None:
@@ -83,6 +85,7 @@ async def test_an_orphaned_models_children_stay_and_its_route_goes(world: World)
         assert "ownerReferences" not in live["metadata"]
 
 
+@full_only
 async def test_an_orphan_is_not_taken_over_by_a_new_model_of_its_name(world: World) -> None:
     world.start()
     await _serving(world, "a")
@@ -100,7 +103,7 @@ async def test_an_orphan_is_not_taken_over_by_a_new_model_of_its_name(world: Wor
     await world.reported(MODEL, "a", "Ready/SwitchedOff", timeout_s=40)
 
 
-@pytest.mark.parametrize("propagation", ["Background", "Foreground"])
+@pytest.mark.parametrize("propagation", ["Background", FOREGROUND])
 async def test_a_model_deleted_while_the_operator_is_down_leaves_nothing(
     world: World, propagation: str
 ) -> None:
@@ -117,6 +120,7 @@ async def test_a_model_deleted_while_the_operator_is_down_leaves_nothing(
     assert not {text for text in after if "/a" in text}, after
 
 
+@full_only
 async def test_a_deleted_proxy_leaves_nothing(world: World) -> None:
     world.start()
     await _serving(world, "a")
@@ -154,7 +158,7 @@ async def test_a_deleted_namespace_goes_and_the_operator_lets_it(world: World) -
     )
 
 
-@pytest.mark.parametrize("propagation", ["Background", "Foreground"])
+@pytest.mark.parametrize("propagation", ["Background", FOREGROUND])
 async def test_a_model_created_again_at_once_gets_children_of_its_own(
     world: World, propagation: str
 ) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from nimway.control.kinds import DEPLOYMENT, LEASE, MODEL
 from tests.control.process import patch
-from tests.faults.world import FULL, World, kill, model, proxy, until
+from tests.faults.world import FULL, World, full_only, kill, model, proxy, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
@@ -35,7 +35,9 @@ async def _steady(world: World) -> None:
     await world.settled()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda each: each.name)
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGTERM, marks=full_only), signal.SIGKILL], ids=str
+)
 async def test_restarts_write_nothing_but_the_lease(world: World, number: signal.Signals) -> None:
     operator = world.start()
     await _steady(world)
@@ -52,6 +54,7 @@ async def test_restarts_write_nothing_but_the_lease(world: World, number: signal
     assert await world.table() == table
 
 
+@full_only
 async def test_an_idle_operator_renews_its_lease_and_nothing_else(world: World) -> None:
     world.start()
     await _steady(world)
@@ -108,6 +111,7 @@ async def test_a_leader_that_was_stopped_writes_nothing_when_it_wakes(world: Wor
     assert new.process.poll() is None
 
 
+@full_only
 async def test_of_two_operators_one_writes_and_the_other_takes_over_at_once(world: World) -> None:
     first = world.start("operator-a")
     await _steady(world)
@@ -134,6 +138,7 @@ async def _looked(world: World, since: int) -> bool:
     )
 
 
+@full_only
 async def test_a_killed_leaders_successor_waits_for_the_lease_and_goes_on(world: World) -> None:
     first = world.start("operator-a")
     await _steady(world)

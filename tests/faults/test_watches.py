@@ -7,7 +7,7 @@ import pytest
 
 from nimway.control.kinds import DEPLOYMENT, MODEL, Manifest
 from tests.control.process import OperatorProcess, patch
-from tests.faults.world import MODEL_CHILDREN, World, model, proxy, until
+from tests.faults.world import MODEL_CHILDREN, World, full_only, model, proxy, until
 from tests.support.api_faults import Call, refuse
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
@@ -56,6 +56,7 @@ async def test_a_deletion_that_no_watch_reported_is_noticed_at_the_next_list(
     await world.routed("b", timeout_s=TYPICAL_S)
 
 
+@full_only
 async def test_the_last_models_unreported_deletion_is_noticed_by_the_resync(world: World) -> None:
     await _steady(world, NIMWAY_TEST_RESYNC_S=str(RESYNC_S))
     await world.delete(MODEL, "b")
@@ -76,6 +77,7 @@ async def test_a_model_that_only_a_stale_watch_still_shows_gets_no_children(worl
     assert await world.find(DEPLOYMENT, "a") is None
 
 
+@full_only
 async def test_changes_that_no_watch_reported_lead_to_the_last_spec(world: World) -> None:
     await _steady(world, NIMWAY_TEST_RESYNC_S=str(RESYNC_S))
     world.faults.drops_event = lambda _: True
@@ -89,6 +91,7 @@ async def test_changes_that_no_watch_reported_lead_to_the_last_spec(world: World
     await until(applied, "the last image is applied", timeout_s=3 * RESYNC_S)
 
 
+@full_only
 async def test_an_old_snapshot_at_start_deletes_nothing_that_is_newer(world: World) -> None:
     """A watch that lists an old state: the model of that time, deleted and created again since."""
     operator = await _steady(world)
@@ -123,7 +126,11 @@ async def test_a_frozen_watch_is_outlived_by_the_resync(world: World) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [_error(FAILED), b'{"type": "MODIFIED", "object": {"kind": "NIMMo', b"not json\n"],
+    [
+        pytest.param(_error(FAILED), marks=full_only),
+        b'{"type": "MODIFIED", "object": {"kind": "NIMMo',
+        pytest.param(b"not json\n", marks=full_only),
+    ],
     ids=["error 500", "truncated", "not json"],
 )
 async def test_a_broken_watch_ends_the_operator_with_an_error_and_a_restart_heals_it(
@@ -144,7 +151,7 @@ async def test_a_broken_watch_ends_the_operator_with_an_error_and_a_restart_heal
     assert written <= {"c", "edge", "nimway-edge-routes"}, "a restart alone writes nothing"
 
 
-@pytest.mark.parametrize("status", [403, 500])
+@pytest.mark.parametrize("status", [403, pytest.param(500, marks=full_only)])
 async def test_a_time_of_refusals_ends_with_an_operator_that_sees(
     world: World, status: int
 ) -> None:
@@ -166,6 +173,7 @@ async def _hit(hits: list[Call], count: int) -> bool:
     return len(hits) >= count
 
 
+@full_only
 async def test_a_restart_in_between_changes_nothing(world: World) -> None:
     """OP-11 beside the watches: whatever the fault, a restart alone writes nothing."""
     operator = await _steady(world)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
+
 from nimway.control.client import KubeClient
 from nimway.control.kinds import (
     CHILDREN,
@@ -45,6 +47,9 @@ HASHES = {"nimway.dev/applied", "nimway.dev/template", "nimway.dev/intent", "rev
 
 FULL = os.environ.get("NIMWAY_FAULTS") == "full"
 """`make faults`: every point of every sweep, and the waits of minutes."""
+
+full_only = pytest.mark.skipif(not FULL, reason="takes its time: make faults")
+"""For a test, or a case of it, whose like runs in the short form."""
 
 
 async def pause(duration_s: float = PERIOD_S) -> None:
@@ -88,12 +93,14 @@ class World:
     folder: Path
     operators: list[OperatorProcess] = field(default_factory=list)
     exits: int = 0
+    token: str = ""
+    others: tuple[str, ...] = ()
     _environment: dict[str, str] = field(default_factory=dict)
 
     def start(self, identity: str = IDENTITY, **environment: str) -> OperatorProcess:
         """Start an operator for this namespace alone, with its Lease there."""
         self._environment = environment
-        kubeconfig = self.faults.kubeconfig(self.folder / "kubeconfig")
+        kubeconfig = self.faults.kubeconfig(self.folder / "kubeconfig", self.token)
         env = os.environ | {
             "KUBECONFIG": str(kubeconfig),
             "POD_NAMESPACE": self.namespace,
@@ -104,13 +111,19 @@ class World:
             **environment,
         }
         command = [sys.executable, "-m", "tests.faults.variant", "operator"]
-        command += ["--namespace", self.namespace]
+        for namespace in (self.namespace, *self.others):
+            command += ["--namespace", namespace]
         log = self.folder / "operator.log"
         with log.open("ab") as output:
             process = subprocess.Popen(command, env=env, stdout=output, stderr=output)
         running = OperatorProcess(process, log)
         self.operators.append(running)
         return running
+
+    def start_for(self, *others: str) -> OperatorProcess:
+        """Start an operator that watches other namespaces too."""
+        self.others = others
+        return self.start()
 
     def revive(self) -> None:
         """Start the operator again if it failed, as the kubelet does."""
