@@ -151,7 +151,8 @@ class Exchange(Answered):
         self._name = name
         model.demand_total += 1
         model.in_flight += 1
-        host.changed(model)
+        if not model.dirty:
+            host.changed(model)
         host.budget.requests += 1
         self._body = body
         self._body_counted = len(body)
@@ -497,7 +498,8 @@ class Exchange(Answered):
         self._release_endpoint()
         if model is not None:
             model.in_flight -= 1
-            host.changed(model)
+            if not model.dirty:
+                host.changed(model)
             if model.room:
                 model.room.release()
         label = self._operation.label if self._operation is not None else ""

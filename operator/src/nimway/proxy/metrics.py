@@ -71,7 +71,10 @@ class Answered:
     def watch(self, pieces: list[bytes], now: Callable[[], float], *, stream: bool) -> None:
         """Take note of what passes: the end of an answer; of a stream, when and who counts."""
         if not stream:
-            self.tail = keep_tail(self.tail, pieces[-1])
+            tail = pieces[-1]
+            if self.tail and len(tail) < TAIL_BYTES:
+                tail = self.tail[-TAIL_BYTES:] + tail
+            self.tail = tail
             return
         if not self.events:
             self.first_token_at = now()
@@ -267,11 +270,6 @@ def _account_tokens(finished: Answered, row: _Row, now: float) -> tuple[int, int
         if tokens > 1:
             row.output_times.observe((now - first_token_at) / (tokens - 1))
     return usage
-
-
-def keep_tail(tail: bytes, piece: bytes) -> bytes:
-    """Return the end of an answer, of which `piece` is the newest part."""
-    return piece if len(piece) >= TAIL_BYTES else tail[-TAIL_BYTES:] + piece
 
 
 def _ignore() -> None:

@@ -9,6 +9,7 @@ import os
 import random
 import socket
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from nimway.proxy.catalog import Catalog, Endpoint, Model
@@ -19,7 +20,6 @@ from nimway.proxy.metrics import Meters
 from nimway.proxy.retry import RetryBudget
 from nimway.proxy.settings import Settings
 from nimway.proxy.upstream import Upstream
-from nimway.proxy.wire import RequestHead
 from nimway.tasks import spawn
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class Server:
         self.upstreams: set[Upstream] = set()
         self.bodies_bytes = 0
         self.ready = False
+        self.begin = partial(Exchange, self)
         self.draining = False
         self.stopping = False
         self.dirty: list[Model] = []
@@ -108,10 +109,6 @@ class Server:
         self.flush_lines()
 
     # What a connection and an exchange call.
-
-    def begin(self, downstream: Downstream, head: RequestHead) -> Exchange:
-        """Return the exchange of a request."""
-        return Exchange(self, downstream, head)
 
     def next_request_id(self) -> bytes:
         """Return an id that no other worker gives."""

@@ -56,7 +56,8 @@ class Head:
     """What both kinds of head share.
 
     `fields` are the lines to pass on, flat: name, `: `, value, CRLF, and so on. `length` is the
-    declared Content-Length or None.
+    declared Content-Length or None; `keep_alive` says whether the peer means to go on using the
+    connection.
     """
 
     # Defaults stand at the class: a head sets few of them.
@@ -65,19 +66,14 @@ class Head:
     chunked = False
     close = False
     keep = False
+    keep_alive = True
     nominated: tuple[bytes, ...] = ()
-
-    def __init__(self) -> None:
-        self.fields: list[bytes] = []
-
-    @property
-    def keep_alive(self) -> bool:
-        """Whether the peer means to go on using the connection (RFC 9112 section 9.3)."""
-        return not self.close and (self.minor == 1 or self.keep)
+    fields: list[bytes]
 
     def read_fields(self, lines: list[bytes], known: FieldLines) -> None:
         """Take the field lines, then apply what concerns them together: framing, nominations."""
-        fields = self.fields
+        fields: list[bytes] = []
+        self.fields = fields
         for line in lines:
             rule, value, parts = known[line]
             if rule is None:
@@ -87,7 +83,9 @@ class Head:
         if self.chunked:
             _check_chunked(self)
         if self.nominated:
-            self.fields = _drop_nominated(self.fields, self.nominated)
+            self.fields = _drop_nominated(fields, self.nominated)
+        if self.close or not self.minor:  # RFC 9112 section 9.3
+            self.keep_alive = self.keep and not self.close
 
 
 class RequestHead(Head):
@@ -123,7 +121,9 @@ def read_request(data: bytes, *, fields_max: int = 100, line_bytes_max: int = 16
     Raises:
         WireError: 400 for what no server may accept, 431 and 417 for what this one does not.
     """
-    lines = _split(data, fields_max, line_bytes_max)
+    lines = data.split(CRLF)
+    if len(lines) > fields_max + 3 or len(data) > line_bytes_max:
+        _check_size(lines, fields_max, line_bytes_max)
     head = RequestHead()
     head.method, target, head.path, head.query, head.minor = _read_request_line(lines[0])
     head.read_fields(lines[1:-2], _request_lines)
@@ -144,7 +144,9 @@ def read_response(
     Raises:
         WireError: whatever its status says, the answer for the client is 502.
     """
-    lines = _split(data, fields_max, line_bytes_max)
+    lines = data.split(CRLF)
+    if len(lines) > fields_max + 3 or len(data) > line_bytes_max:
+        _check_size(lines, fields_max, line_bytes_max)
     head = ResponseHead()
     head.line = line = lines[0]
     head.minor, head.status = _read_status_line(line)
@@ -162,20 +164,18 @@ def _drop_framing(head: ResponseHead) -> None:
     A server that frames one all the same may send it, too: its connection is not used again.
     """
     if head.chunked or head.length:
-        head.close = True
+        head.keep_alive = False
     head.chunked = False
     if head.status != NOT_MODIFIED:
         head.length = None
 
 
-def _split(data: bytes, fields_max: int, line_bytes_max: int) -> list[bytes]:
-    """Return the lines, two empty ones at the end; bound their number and length (RFC 6585, 5)."""
-    lines = data.split(CRLF)
+def _check_size(lines: list[bytes], fields_max: int, line_bytes_max: int) -> None:
+    """Bound number and length of the lines, two empty ones at the end (RFC 6585 section 5)."""
     if len(lines) > fields_max + 3:
         raise WireError(431, "too many header fields")
-    if len(data) > line_bytes_max and max(map(len, lines)) > line_bytes_max:
+    if max(map(len, lines)) > line_bytes_max:
         raise WireError(431, "a line of the head is too long")
-    return lines
 
 
 @lru_cache(maxsize=256)

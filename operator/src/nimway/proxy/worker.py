@@ -37,6 +37,9 @@ from nimway.proxy.server import Server
 from nimway.proxy.settings import Settings
 from nimway.tasks import spawn
 
+GC_OBJECTS = 20_000
+"""So many new objects are searched for cycles: requests leave none, thousands are under way."""
+
 
 class Worker:
     """Glue between the channel and the server."""
@@ -145,6 +148,7 @@ def main(arguments: list[str]) -> None:
     descriptor, host, port, settings = arguments
     os.set_inheritable(int(descriptor), False)
     gc.freeze()
+    gc.set_threshold(GC_OBJECTS)
     uvloop.run(
         _main(int(descriptor), host, int(port), msgspec.json.decode(settings, type=Settings))
     )
