@@ -1,5 +1,7 @@
 """Reconciles one NIMProxy: its routing table first, then its rights, its pods and its status."""
 
+from dataclasses import dataclass
+
 from nimway.api.status import Reason
 from nimway.control import conditions
 from nimway.control.apply import OwnerGoneError
@@ -28,11 +30,21 @@ NAMESPACES_LISTED_MAX = 4
 """Up to so many namespaces are listed one by one; beyond, one list of all is cheaper."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """The models of a fresh list, and the state of the store when it was asked for."""
+
+    changes: int
+    namespaces: tuple[str, ...] | None
+    candidates: list[Candidate]
+
+
 class ProxyReconciler:
     """Makes a NIMProxy's table, children and status follow its spec and the models."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._listed: dict[str, _Listed] = {}
 
     async def reconcile(self, ref: Ref) -> None:
         """Do it once.
@@ -45,6 +57,7 @@ class ProxyReconciler:
         if live is None:
             context.mark_models(context.book.forget(key))
             context.channel.follow(key, {})
+            self._listed.pop(key, None)
             await self.sweep()
             return
         if "deletionTimestamp" in live["metadata"]:
@@ -97,9 +110,8 @@ class ProxyReconciler:
     async def _apply(self, live: Manifest, key: str) -> Problem | None:
         context = self._context
         proxy = resolve_proxy(live, trusted=context.settings.trusted)
-        decision = decide(
-            await self._candidates(proxy), proxy.namespaces, proxy.spec.model_selector
-        )
+        models = await self._models(key, proxy)
+        decision = decide(models, proxy.namespaces, proxy.spec.model_selector)
         children = desired.build_rights(proxy, decision.table.namespaces, context.settings.proxy)
         table = desired.build_routes(proxy, decision.table)
         workload = desired.build_workload(proxy, context.settings.proxy)
@@ -134,8 +146,21 @@ class ProxyReconciler:
         context.mark_models(context.book.decide(key, decision))
         return None
 
+    async def _models(self, key: str, proxy: ResolvedProxy) -> list[Candidate]:
+        """Return the models of a list that is fresh since the last known change of any model.
+
+        What others depend on is never built from a cache; but status writes and the proxies' own
+        news change no table, and a list for each would cost more than all else in a burst.
+        """
+        changes = self._context.store.changes(MODEL)
+        known = self._listed.get(key)
+        if known and (known.changes, known.namespaces) == (changes, proxy.namespaces):
+            return known.candidates
+        candidates = await self._candidates(proxy)
+        self._listed[key] = _Listed(changes, proxy.namespaces, candidates)
+        return candidates
+
     async def _candidates(self, proxy: ResolvedProxy) -> list[Candidate]:
-        """List the NIMModels afresh: what others depend on is never built from a cache."""
         scope = self._context.settings.namespaces
         wanted = proxy.namespaces if scope is None else tuple(sorted(scope))
         if wanted is not None and scope is not None and proxy.namespaces is not None:

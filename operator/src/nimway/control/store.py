@@ -6,7 +6,7 @@ are kept as JSON bytes, an eighth of the size of dictionaries. Nothing here is t
 each write carries the uid and resourceVersion of the copy it was decided from.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -49,6 +49,7 @@ class Store:
         self._children: dict[str, set[Ref]] = {}
         self._owners: dict[str, Ref] = {}
         self._tombstones: OrderedDict[str, int] = OrderedDict()
+        self._changes: Counter[str] = Counter()
 
     def put(self, kind: Kind, manifest: Manifest) -> Change:
         """Remember `manifest` unless a newer state of it is known, and tell what it changed."""
@@ -75,6 +76,7 @@ class Store:
         elif entry.owner:
             self._children.setdefault(entry.owner, set()).add(ref)
         if known is None or known.uid != entry.uid or known.content != entry.content:
+            self._changes[ref.kind] += 1
             return Change.CONTENT
         return Change.STATUS
 
@@ -132,6 +134,10 @@ class Store:
         """Return what is known of one kind."""
         return [ref for ref in self._entries if ref.kind == kind.kind]
 
+    def changes(self, kind: Kind) -> int:
+        """Return a number that grows with each change of what is declared in objects of a kind."""
+        return self._changes[kind.kind]
+
     def owner_of(self, uid: str) -> Ref | None:
         """Return the NIMModel or NIMProxy that has this uid."""
         return self._owners.get(uid)
@@ -149,6 +155,7 @@ class Store:
 
     def _forget(self, ref: Ref, entry: _Entry) -> None:
         del self._entries[ref]
+        self._changes[ref.kind] += 1
         self._unindex(ref, entry)
         self._owners.pop(entry.uid, None)
 
