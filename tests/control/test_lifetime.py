@@ -138,7 +138,7 @@ async def test_a_leader_that_was_stopped_leaves_the_cluster_to_its_successor(
             lambda: find(api, DEPLOYMENT, namespace, "while-stopped"), "the standby took over"
         )
         leader.process.send_signal(signal.SIGCONT)
-        assert leader.process.wait(timeout=20) == 1, "it ends, so that the kubelet starts it anew"
+        assert leader.process.wait(timeout=45) == 1, "it ends, so that the kubelet starts it anew"
         text = leader.log.read_text(encoding="utf-8")
         assert f"applying: Deployment {namespace}/while-stopped" not in text
         assert "Traceback" not in text
