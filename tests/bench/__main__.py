@@ -53,8 +53,8 @@ def _measure(options: argparse.Namespace) -> results.Run:
     contenders = [MAKERS[name]() for name in _chosen(options)]
     scenarios = [item for item in SCENARIOS if item.quick or not options.quick]
     rounds: list[Round] = []
-    with model_server(goload, cpus.load) as upstream:
-        bench = Bench(goload, upstream, cpus, options.window_s or 2.0)
+    with model_server(goload, cpus.load) as (upstream, counter):
+        bench = Bench(goload, upstream, counter, cpus, options.window_s or 2.0)
         count = options.rounds or (5 if options.quick else 7)
         for number in range(1, count + 1):
             say(f"round {number} of {count}")

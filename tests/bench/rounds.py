@@ -37,14 +37,17 @@ READY_BODY = json.dumps({"model": MODEL, "messages": [{"role": "user", "content"
 
 
 @contextlib.contextmanager
-def model_server(goload: Path, cpu: int) -> Iterator[int]:
-    """Run the model server behind all contenders; yields its port."""
+def model_server(goload: Path, cpu: int) -> Iterator[tuple[int, Path]]:
+    """Run the model server behind all contenders; yields its port and the file of its count."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="nimway-bench-") as folder:
-        launch = Launch([str(goload), "upstream", f"-listen=127.0.0.1:{port}"], Path(folder))
+        counter = Path(folder) / "answered"
+        counter.write_bytes(bytes(8))
+        command = [str(goload), "upstream", f"-listen=127.0.0.1:{port}", f"-counter={counter}"]
+        launch = Launch(command, Path(folder))
         with started(launch, [cpu]) as process:
             wait_until_serving(process, port, READY_BODY, launch.folder / "output.log")
-            yield port
+            yield port, counter
 
 
 def run_round(

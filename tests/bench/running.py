@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ PROC = Path("/proc")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 ESTABLISHED = "01"
 START_MAX_S = 120.0
+INSTANT_MAX_NS = 1_000_000
+INSTANT_TRIES = 20
 
 
 class BenchError(Exception):
@@ -110,6 +113,25 @@ def process_tree(root: int) -> list[int]:
     for pid in tree:
         tree.extend(children.get(pid, []))
     return tree
+
+
+@dataclass(frozen=True, slots=True)
+class Instant:
+    """What was read at one moment: Unix time, a tree's CPU time, the model server's answers."""
+
+    unix_ns: int
+    cpu_s: float
+    answered: int
+
+
+def take_instant(tree: Sequence[int], counter: Path) -> Instant:
+    """Read all three at one moment: again where this process had to wait in between."""
+    for _ in range(INSTANT_TRIES):
+        began_ns = time.time_ns()
+        cpu, answered = cpu_s(tree), int.from_bytes(counter.read_bytes()[:8], sys.byteorder)
+        if time.time_ns() - began_ns < INSTANT_MAX_NS:
+            break
+    return Instant(began_ns, cpu, answered)
 
 
 def cpu_s(tree: Sequence[int]) -> float:

@@ -18,7 +18,7 @@ from typing import IO
 from tests.bench import running
 from tests.bench.contenders import MODEL
 from tests.bench.install import HERE
-from tests.bench.running import BenchError, Cpus
+from tests.bench.running import BenchError, Cpus, Instant
 
 SETTLE_S = 0.4
 RATE_MAX = 1000.0
@@ -54,10 +54,11 @@ PROMPTS = (
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What all scenarios need: load program, port of the model server, CPUs, window, streams."""
+    """What all scenarios need: load program, model server and its count, CPUs, window, streams."""
 
     goload: Path
     upstream: int
+    counter: Path
     cpus: Cpus
     window_s: float
     streams: int = 64
@@ -77,11 +78,6 @@ class Target:
         return [] if self.root is None else running.process_tree(self.root)
 
 
-def answered(bench: Bench) -> int:
-    """Requests that the model server has answered so far."""
-    return int(running.request(bench.upstream, "GET", "/count")[1])
-
-
 def _measure_json(bench: Bench, target: Target, prompt: Prompt) -> Metrics:
     """CPU microseconds per request of wrk's closed loop, and the requests a second.
 
@@ -92,19 +88,17 @@ def _measure_json(bench: Bench, target: Target, prompt: Prompt) -> Metrics:
         time.sleep(SETTLE_S)
         tree = target.tree
         held = [number for number in running.connections(tree, target.port) if number]
-        cpu_s, count, begin_s = running.cpu_s(tree), answered(bench), time.monotonic()
-        time.sleep(bench.window_s)
-        cpu_s, count = running.cpu_s(tree) - cpu_s, answered(bench) - count
-        elapsed_s = time.monotonic() - begin_s
+        begin, end = _take_window(bench, tree)
     finally:
         load.send_signal(signal.SIGINT)
         report = load.communicate(timeout=30)[0]
     _refuse_errors(target, report)
+    count = end.answered - begin.answered
     if count == 0:
         raise BenchError(f"{target.name}: no request of {prompt.title} was answered")
     metrics = {
-        f"{prompt.key}_cpu_us": cpu_s / count * 1e6,
-        f"{prompt.key}_rps": count / elapsed_s,
+        f"{prompt.key}_cpu_us": (end.cpu_s - begin.cpu_s) / count * 1e6,
+        f"{prompt.key}_rps": count / (end.unix_ns - begin.unix_ns) * 1e9,
     }
     if len(held) > 1:
         metrics[f"{prompt.key}_share"] = max(held) / sum(held)
@@ -137,7 +131,7 @@ def _measure_latency(bench: Bench, target: Target, before: Metrics) -> Metrics:
     flags = [f"-rate={rate}", "-connections=32"]
     with _goload(bench, "paced", target, flags) as load:
         _begun(load, target)
-        result = _result(load, target)
+        result = _result(load, target, *_take_window(bench, []))
     return {"latency_p50_us": result["p50_us"], "latency_p99_us": result["p99_us"]}
 
 
@@ -145,14 +139,12 @@ def _measure_stream(bench: Bench, target: Target, _: Metrics) -> Metrics:
     """CPU microseconds per event, and the time from the model server's write to the client."""
     with _goload(bench, "stream", target, [f"-connections={bench.streams}"]) as load:
         _begun(load, target)
-        tree = target.tree
-        cpu_s = running.cpu_s(tree)
-        result = _result(load, target)
-        cpu_s = running.cpu_s(tree) - cpu_s
+        begin, end = _take_window(bench, target.tree)
+        result = _result(load, target, begin, end)
     latency = {"sse_p50_us": result["p50_us"], "sse_p99_us": result["p99_us"]}
     if target.root is None:
         return latency
-    return {"sse_cpu_us": cpu_s / result["count"] * 1e6, **latency}
+    return {"sse_cpu_us": (end.cpu_s - begin.cpu_s) / result["count"] * 1e6, **latency}
 
 
 def _measure_memory(bench: Bench, target: Target, _: Metrics) -> Metrics:
@@ -192,7 +184,7 @@ def _pin(bench: Bench) -> list[str]:
 
 def _goload(bench: Bench, load: str, target: Target, flags: Sequence[str]) -> subprocess.Popen[str]:
     common = [f"-target=127.0.0.1:{target.port}", f"-model={MODEL}", f"-settle={SETTLE_S}s"]
-    command = [str(bench.goload), load, *common, f"-window={bench.window_s}s", *flags]
+    command = [str(bench.goload), load, *common, *flags]
     return subprocess.Popen(
         [*_pin(bench), *command],
         stdin=subprocess.PIPE,
@@ -207,7 +199,16 @@ def _begun(load: subprocess.Popen[str], target: Target) -> None:
         raise BenchError(f"{target.name}: {_pipe(load.stderr).read().strip()}")
 
 
-def _result(load: subprocess.Popen[str], target: Target) -> Metrics:
+def _take_window(bench: Bench, tree: Sequence[int]) -> tuple[Instant, Instant]:
+    begin = running.take_instant(tree, bench.counter)
+    time.sleep(bench.window_s)
+    return begin, running.take_instant(tree, bench.counter)
+
+
+def _result(load: subprocess.Popen[str], target: Target, begin: Instant, end: Instant) -> Metrics:
+    stdin = _pipe(load.stdin)
+    stdin.write(f"{begin.unix_ns} {end.unix_ns}\n")
+    stdin.flush()
     line = _pipe(load.stdout).readline()
     if not line:
         raise BenchError(f"{target.name}: {_pipe(load.stderr).read().strip()}")

@@ -1,8 +1,9 @@
 package main
 
 // The client: single requests at a fixed rate, paced streams, idle streams. It prints `begin` when
-// its load is steady and, after the window, one JSON object; whoever started it reads the
-// contender's CPU clock at these two moments.
+// its load is steady. Whoever started it then takes its window and writes the window's ends to
+// stdin, as two Unix times in nanoseconds; the answer is one JSON object about what arrived between
+// them. So a window is exact even where this process or the other had to wait for a CPU.
 
 import (
 	"bufio"
@@ -29,7 +30,6 @@ type options struct {
 	model       string
 	connections int
 	settle      time.Duration
-	window      time.Duration
 	rate        float64
 }
 
@@ -40,7 +40,6 @@ func parse(name string, args []string) (options, error) {
 	flags.StringVar(&o.model, "model", "bench/model", "model to ask for")
 	flags.IntVar(&o.connections, "connections", 64, "connections, each with one request at a time")
 	flags.DurationVar(&o.settle, "settle", 500*time.Millisecond, "time before the window")
-	flags.DurationVar(&o.window, "window", 2*time.Second, "time that is measured")
 	flags.Float64Var(&o.rate, "rate", 1000, "requests a second over all connections (paced)")
 	return o, flags.Parse(args)
 }
@@ -58,62 +57,70 @@ func (o options) request(extra string) []byte {
 func (o options) dial() (net.Conn, error) {
 	conn, err := net.DialTimeout("tcp", o.target, timeout)
 	if err == nil {
-		err = conn.SetDeadline(time.Now().Add(timeout + o.settle + o.window))
+		err = conn.SetDeadline(time.Now().Add(timeout))
 	}
 	return conn, err
 }
 
-// samples are durations taken inside the window, from all connections.
+// sample is one answer or event: when it arrived, and how long it took.
+type sample struct {
+	at   time.Time
+	took time.Duration
+}
+
+// samples are those of all connections.
 type samples struct {
-	mutex      sync.Mutex
-	begin, end time.Time
-	values     []time.Duration
-	failed     int
+	mutex  sync.Mutex
+	taken  []sample
+	failed int
+	ended  bool
 }
 
-func newSamples(o options) *samples {
-	begin := time.Now().Add(o.settle)
-	return &samples{begin: begin, end: begin.Add(o.window)}
-}
-
-func (s *samples) add(at time.Time, value time.Duration) {
-	if at.Before(s.begin) || at.After(s.end) {
-		return
-	}
+func (s *samples) add(at time.Time, took time.Duration) {
 	s.mutex.Lock()
-	s.values = append(s.values, value)
+	s.taken = append(s.taken, sample{at, took})
 	s.mutex.Unlock()
 }
 
 func (s *samples) fail() {
 	s.mutex.Lock()
-	if time.Now().Before(s.end) {
+	if !s.ended {
 		s.failed++
 	}
 	s.mutex.Unlock()
 }
 
-// announce prints `begin` and, after the window, the result.
-func (s *samples) announce() error {
-	time.Sleep(time.Until(s.begin))
+// announce prints `begin`, waits for a window and prints what arrived in it.
+func (s *samples) announce(settle time.Duration) error {
+	time.Sleep(settle)
 	fmt.Println("begin")
-	time.Sleep(time.Until(s.end))
+	var begin, end int64
+	if _, err := fmt.Scan(&begin, &end); err != nil {
+		return err
+	}
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
-	if len(s.values) == 0 {
+	s.ended = true
+	var took []time.Duration
+	for _, each := range s.taken {
+		if at := each.at.UnixNano(); begin <= at && at < end {
+			took = append(took, each.took)
+		}
+	}
+	if len(took) == 0 {
 		return fmt.Errorf("nothing was answered in the window (%d failed)", s.failed)
 	}
-	slices.Sort(s.values)
+	slices.Sort(took)
 	return json.NewEncoder(os.Stdout).Encode(map[string]float64{
-		"count":  float64(len(s.values)),
+		"count":  float64(len(took)),
 		"failed": float64(s.failed),
-		"p50_us": s.quantile(0.50),
-		"p99_us": s.quantile(0.99),
+		"p50_us": quantile(took, 0.50),
+		"p99_us": quantile(took, 0.99),
 	})
 }
 
-func (s *samples) quantile(q float64) float64 {
-	return float64(s.values[int(q*float64(len(s.values)-1))].Nanoseconds()) / 1e3
+func quantile(sorted []time.Duration, q float64) float64 {
+	return float64(sorted[int(q*float64(len(sorted)-1))].Nanoseconds()) / 1e3
 }
 
 // runPaced sends requests at a fixed rate, each connection at its own phase, and times each from
@@ -124,7 +131,7 @@ func runPaced(args []string) error {
 		return err
 	}
 	period := time.Duration(float64(o.connections) / o.rate * float64(time.Second))
-	measured := newSamples(o)
+	measured := &samples{}
 	message := o.request("")
 	for i := range o.connections {
 		conn, err := o.dial()
@@ -133,7 +140,7 @@ func runPaced(args []string) error {
 		}
 		go paced(conn, message, measured, time.Now().Add(period*time.Duration(i)/time.Duration(o.connections)), period)
 	}
-	return measured.announce()
+	return measured.announce(o.settle)
 }
 
 func paced(conn net.Conn, message []byte, measured *samples, next time.Time, period time.Duration) {
@@ -172,7 +179,7 @@ func runStream(args []string) error {
 	if err != nil {
 		return err
 	}
-	measured := newSamples(o)
+	measured := &samples{}
 	for range o.connections {
 		lines, err := o.openStream("")
 		if err != nil {
@@ -188,7 +195,7 @@ func runStream(args []string) error {
 			measured.fail()
 		}()
 	}
-	return measured.announce()
+	return measured.announce(o.settle)
 }
 
 // openStream asks for a stream and returns its lines, past the response's head.
