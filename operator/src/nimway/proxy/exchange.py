@@ -327,8 +327,10 @@ class Exchange(Answered):
         self._body_counted = 0
         self._judge(failed=is_failure(head.status))
         self._event_stream = head.event_stream
-        if pieces:
-            self.watch(pieces, self._host.now, stream=head.event_stream)
+        if head.event_stream and pieces:
+            self.watch(pieces, self._host.now, stream=True)
+        elif pieces:
+            self.tail = pieces[-1]
         framing = self._plan_framing(head, done=done)
         request_id = self._head.request_id
         parts = [build_response(head, request_id, framing)]

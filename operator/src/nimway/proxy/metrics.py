@@ -102,8 +102,9 @@ class Histogram:
 class _Row:
     """Requests of one model, path and status: found once, then counted in without a look-up.
 
-    Requests without a model are counted and logged only. Tokens and their times are those of
-    answers that succeeded.
+    The counts are those of histograms (`Histogram.counts`); a call for each would cost as much as
+    the counting. Requests without a model are counted and logged only. Tokens and their times are
+    those of answers that succeeded.
     """
 
     __slots__ = (
@@ -122,20 +123,20 @@ class _Row:
         self.answered = status == _OK
         self.count = 0
         self.log_head = log_head
-        self.durations: Histogram | None = None
+        self.durations: list[float] | None = None
 
     def join(self, find: Callable[..., Histogram], name: str, label: str, status: int) -> None:
         """Find the histograms of model, operation and outcome."""
         operation = _OPERATIONS.get(label) or label.rpartition("/")[2]
         error = str(status) if status >= _ERROR else ""
-        self.durations = find("durations", DURATION_BUCKETS_S, name, operation, error)
-        self.first_bytes = find("first_bytes", DURATION_BUCKETS_S, name)
+        self.durations = find("durations", DURATION_BUCKETS_S, name, operation, error).counts
+        self.first_bytes = find("first_bytes", DURATION_BUCKETS_S, name).counts
         if self.answered:
             common = (name, operation)
             self.first_tokens = find("first_tokens", FIRST_TOKEN_BUCKETS_S, *common)
             self.output_times = find("output_times", OUTPUT_TOKEN_BUCKETS_S, *common)
-            self.input_tokens = find("tokens", TOKEN_BUCKETS, *common, "input")
-            self.output_tokens = find("tokens", TOKEN_BUCKETS, *common, "output")
+            self.input_tokens = find("tokens", TOKEN_BUCKETS, *common, "input").counts
+            self.output_tokens = find("tokens", TOKEN_BUCKETS, *common, "output").counts
 
 
 class Meters:
@@ -170,12 +171,15 @@ class Meters:
         duration_s = now - started
         first_byte_s = 0.0
         usage = _NO_USAGE
-        durations = row.durations
-        if durations is not None:
-            durations.observe(duration_s)
+        counts = row.durations
+        if counts is not None:
+            counts[bisect_left(DURATION_BUCKETS_S, duration_s)] += 1
+            counts[-1] += duration_s
             if finished.first_byte_at:
                 first_byte_s = finished.first_byte_at - started
-                row.first_bytes.observe(first_byte_s)
+                counts = row.first_bytes
+                counts[bisect_left(DURATION_BUCKETS_S, first_byte_s)] += 1
+                counts[-1] += first_byte_s
                 if row.answered:
                     usage = _account_tokens(finished, row, now)
         if self._log_every != 1 and not self._is_sampled():
@@ -260,9 +264,13 @@ def _account_tokens(finished: Answered, row: _Row, now: float) -> tuple[int, int
     usage = read_usage(tail) if tail else _NO_USAGE
     taken, given = usage
     if taken:
-        row.input_tokens.observe(taken)
+        counts = row.input_tokens
+        counts[bisect_left(TOKEN_BUCKETS, taken)] += 1
+        counts[-1] += taken
     if given:
-        row.output_tokens.observe(given)
+        counts = row.output_tokens
+        counts[bisect_left(TOKEN_BUCKETS, given)] += 1
+        counts[-1] += given
     first_token_at = finished.first_token_at
     if first_token_at:
         row.first_tokens.observe(first_token_at - finished.started)
