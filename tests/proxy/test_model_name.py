@@ -30,6 +30,11 @@ REFUSED = {
     "escaped only": b'{"mod\\u0065l":"b"}',
     "escaped with capital digits": b'{"model":"a","\\u006Dodel":"b"}',
     "twice with a nested one between": b'{"model":"a","x":{"model":"b"},"model":"c"}',
+    "beside a case variant": b'{"model":"a","Model":"b"}',
+    "beside a case variant that comes first": b'{"MODEL":"b","model":"a"}',
+    "beside a case variant with a number": b'{"model":"a","moDel":1}',
+    "beside a case variant with null": b'{"model":"a","modeL":null}',
+    "beside an escaped case variant": b'{"model":"a","\\u004dodel":"b"}',
     "a byte order mark": b'\xef\xbb\xbf{"model":"a"}',
     "trailing garbage": b'{"model":"a"}x',
     "a second value": b'{"model":"a"}{"model":"b"}',
@@ -67,6 +72,7 @@ def test_a_body_that_names_no_model_clearly_is_refused(name: str) -> None:
         (b'{"model":"a","prompt":"the \\"model\\": x"}', "a"),
         (b'{"model":"a","prompt":"\\u0065scaped"}', "a"),
         (b'{"model":"a","x":"\xff"}', "a"),
+        (b'{"model":"a","x":{"Model":"b"},"models":["c"],"Mode":1}', "a"),
     ],
 )
 def test_the_model_of_a_plain_body_is_read(body: bytes, name: str) -> None:

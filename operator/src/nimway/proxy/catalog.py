@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nimway.proxy.upstream import Upstream
 
 OWNER = "nimway"
+_SHED_MODELS = 500
 
 _ServiceKey = tuple[str, str]
 
@@ -87,9 +88,11 @@ class Model:
         self._ring: Ring[Endpoint] | None = None
 
     def adopt(self, other: "Model") -> None:
-        """Become what `other` is, but for the load and who waits."""
+        """Become what `other` is, but for the load and who waits; `other` keeps what was."""
+        route, cards = self.route, self.cards
         self.route, self.name, self.label = other.route, other.name, other.label
         self.cards, self.limits, self.plain = other.cards, other.limits, other.plain
+        other.route, other.cards = route, cards
 
     def set_limits(self, limits: Limits) -> None:
         """Be treated so from now on."""
@@ -137,6 +140,7 @@ class Catalog:
         self._listing = b""
         self._draft = _Draft("")
         self._limits: dict[Policy, Limits] = {}
+        self._spent: list[Model] = []
         self._services: dict[_ServiceKey, dict[tuple[str, int], Endpoint]] = {}
         self._models_of: dict[_ServiceKey, list[Model]] = {}
 
@@ -163,13 +167,19 @@ class Catalog:
         """Serve the table that was built from now on; return the models that are gone."""
         draft, self._draft = self._draft, _Draft("")
         for model, new in draft.changes:
+            if model.route.service != new.route.service:
+                model.set_endpoints(self._list_endpoints(new.route))
             model.adopt(new)
-            model.set_endpoints(self._list_endpoints(new.route))
         old, self.models = self.models, draft.models
         self.names, self._models_of = draft.names, draft.models_of
         self.revision, self._listing = draft.revision, b""
         self._limits = {}
+        self._spent += [new for _, new in draft.changes]
         return [model for key, model in old.items() if key not in draft.models]
+
+    def shed(self) -> None:
+        """Free a part of what earlier tables held: thousands at once would be a pause."""
+        del self._spent[-_SHED_MODELS:]
 
     def share_among(self, workers: int) -> list[Model]:
         """Take a part of each limit that counts over all workers; return the models concerned."""

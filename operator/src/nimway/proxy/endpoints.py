@@ -55,24 +55,39 @@ class NamespaceEndpoints:
 
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
-        self._slices: dict[str, tuple[str, frozenset[Address]]] = {}
+        self._slices: dict[str, dict[str, frozenset[Address]]] = {}  # of each Service, by name
+        self._owners: dict[str, str] = {}
         self._services: dict[str, frozenset[Address]] = {}
 
     def replace(self, slices: list[EndpointSlice]) -> list[ServiceEndpoints]:
         """Take a full list; return the Services whose endpoints differ from before."""
-        self._slices = {item.metadata.name: _read(item) for item in slices}
-        services = {service for service, _ in self._slices.values()} | set(self._services)
-        return self._refresh(services)
+        self._slices, self._owners = {}, {}
+        for item in slices:
+            self._put(item)
+        return self._refresh(self._slices.keys() | self._services.keys())
 
     def update(self, item: EndpointSlice, *, deleted: bool) -> list[ServiceEndpoints]:
         """Take one event; return the Services whose endpoints differ from before."""
-        name = item.metadata.name
-        old = self._slices.pop(name, None)
-        touched = set() if old is None else {old[0]}
+        touched = self._take(item.metadata.name)
         if not deleted:
-            self._slices[name] = new = _read(item)
-            touched.add(new[0])
+            touched |= self._put(item)
         return self._refresh(touched)
+
+    def _put(self, item: EndpointSlice) -> set[str]:
+        service, addresses = _read(item)
+        self._owners[item.metadata.name] = service
+        self._slices.setdefault(service, {})[item.metadata.name] = addresses
+        return {service}
+
+    def _take(self, name: str) -> set[str]:
+        service = self._owners.pop(name, None)
+        if service is None:
+            return set()
+        slices = self._slices[service]
+        del slices[name]
+        if not slices:
+            del self._slices[service]
+        return {service}
 
     def snapshot(self) -> list[ServiceEndpoints]:
         """Return all Services that have endpoints."""
@@ -86,7 +101,7 @@ class NamespaceEndpoints:
         changed = []
         for service in sorted(services):
             addresses: frozenset[Address] = frozenset().union(
-                *(found for owner, found in self._slices.values() if owner == service)
+                *self._slices.get(service, {}).values()
             )
             if addresses == self._services.get(service, frozenset()):
                 continue

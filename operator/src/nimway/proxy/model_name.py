@@ -5,6 +5,8 @@ second parser could find another `model`, is refused. All of it runs in C and in
 """
 
 import re
+from itertools import product
+from typing import Annotated, Any
 
 import msgspec
 
@@ -20,11 +22,14 @@ class ModelNameError(ValueError):
     """The body names no model; the text says why, for the client."""
 
 
-class _Named(msgspec.Struct):
-    model: str
+_NEVER = Annotated[int, msgspec.Meta(ge=1, le=0)]
+_VARIANTS = sorted(set(map("".join, product(*zip("model", "MODEL", strict=True)))) - {"model"})
+"""`Model`, `MODEL` and so on: a server that ignores case (Go's encoding/json does) would read them.
+Declared as fields that no value fits, they are refused by the one parse there is, in 0.15 us."""
 
-
-_named = msgspec.json.Decoder(_Named)
+_named: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
+    msgspec.defstruct("Named", [("model", str), *((name, _NEVER, None) for name in _VARIANTS)])
+)
 _top = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -33,10 +38,10 @@ def read_model(body: bytes) -> str:
 
     Raises:
         ModelNameError: no JSON object, or `model` is missing, no string, empty, given twice or in
-            an escaped spelling.
+            an escaped spelling, or a key differs from it by case only.
     """
     try:
-        name = _named.decode(body).model
+        name: str = _named.decode(body).model
     except msgspec.ValidationError as error:
         raise ModelNameError(_explain(body)) from error
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
@@ -90,4 +95,6 @@ def _explain(body: bytes) -> str:
         return "the body must be a JSON object"
     if "model" not in top:
         return "'model' is missing"
+    if not top.keys().isdisjoint(_VARIANTS):
+        return "the key 'model' must be given once, in lower case"
     return "'model' must be a string"

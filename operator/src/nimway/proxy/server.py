@@ -208,6 +208,7 @@ class Server:
         idle_s = self.settings.timeout_upstream_idle_s
         for upstream in list(self.upstreams):
             upstream.check_idle(now, idle_s)
+        self.catalog.shed()
         self._sweeps += 1
         if self._sweeps % _FADE_SWEEPS == 0:
             self.budget.fade()

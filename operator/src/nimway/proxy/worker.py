@@ -41,6 +41,9 @@ GC_OBJECTS = 20_000
 """So many new objects are searched for cycles: requests leave none, thousands are under way."""
 
 
+_LARGE_BYTES = 4096
+
+
 class Worker:
     """Glue between the channel and the server."""
 
@@ -75,6 +78,8 @@ class Worker:
         frame = self._frames.popleft()
         try:
             self._handle(frame)
+            if len(frame) > _LARGE_BYTES:
+                gc.freeze()  # a table's objects stay: a full collection would walk them for nothing
         finally:
             if self._frames:
                 self._loop.call_soon(self._handle_next)

@@ -1,0 +1,112 @@
+"""A large table: swapped without a pause on the serving loop, and endpoints without a walk."""
+
+import gc
+import time
+
+from nimway.proxy.endpoints import NamespaceEndpoints
+from nimway.proxy.messages import (
+    Endpoints,
+    RouteEntry,
+    ServiceEndpoints,
+    Table,
+    encode,
+    split,
+    to_worker,
+)
+from nimway.proxy.server import Server
+from nimway.routes import Policy
+from tests.proxy.test_tables import build_slice
+from tests.support.proxy import TEST_SETTINGS
+
+MODELS = 10_000
+PAUSE_MAX_S = 0.020
+
+
+def build_routes(generation: int) -> list[RouteEntry]:
+    """Routes that all differ from those of another generation."""
+    return [
+        RouteEntry(
+            key=f"ns/model-{number}",
+            model=f"org/model-{number}-instruct",
+            names=(f"org/model-{number}-instruct", f"alias-{number}-{generation}"),
+            namespace="ns",
+            service=f"model-{number}",
+            created_s=1,
+            policy=Policy(timeout_total_s=generation),
+        )
+        for number in range(MODELS)
+    ]
+
+
+def take(server: Server, message: Table | Endpoints) -> list[float]:
+    """Have `server` take the frames of `message`, one a turn of its loop; CPU seconds of each."""
+    spent = []
+    for frame in [encode(part)[4:] for part in split(message)]:
+        started = time.process_time()
+        part = to_worker.decode(frame)
+        if isinstance(part, Table):
+            server.replace_table(part)
+        elif isinstance(part, Endpoints):
+            server.replace_endpoints(part.services)
+        gc.freeze()  # as a worker does after a large frame
+        spent.append(time.process_time() - started)
+    return spent
+
+
+async def test_ten_thousand_models_are_swapped_without_a_pause() -> None:
+    server = Server(TEST_SETTINGS)
+    services = [
+        ServiceEndpoints("ns", f"model-{number}", [(f"127.0.{number >> 8}.{number & 255}", 1)])
+        for number in range(MODELS)
+    ]
+    spent = take(server, Table("1", build_routes(1)))
+    spent += take(server, Endpoints(services))
+    before = server.catalog.names["org/model-7-instruct"]
+    spent += take(server, Table("2", build_routes(2)))
+    assert server.catalog.revision == "2"
+    assert server.catalog.names["alias-7-2"] is before
+    assert before.limits.timeout_total_s == 2
+    assert "alias-7-1" not in server.catalog.names
+    assert len(before.endpoints) == 1
+    assert len(spent) == 200
+    assert max(spent) < PAUSE_MAX_S, sorted(spent)[-5:]
+    assert len(server.catalog.listing) > MODELS
+    gc.unfreeze()
+
+
+def test_a_table_that_is_not_complete_changes_nothing() -> None:
+    server_routes = build_routes(1)[:450]
+    parts = list(split(Table("1", server_routes)))
+    assert [part.more for part in parts if isinstance(part, Table)] == [True, True, False]
+    assert [len(part.routes) for part in parts if isinstance(part, Table)] == [200, 200, 50]
+    assert list(split(Table("1", []))) == [Table("1", [])]
+
+
+async def test_the_old_table_serves_until_the_last_part_is_here() -> None:
+    server = Server(TEST_SETTINGS)
+    for part in split(Table("1", build_routes(1)[:300])):
+        assert isinstance(part, Table)
+        server.replace_table(part)
+    first, last = split(Table("2", build_routes(2)[:300]))
+    assert isinstance(first, Table)
+    assert isinstance(last, Table)
+    server.replace_table(first)
+    server.replace_endpoints([ServiceEndpoints("ns", "model-0", [("127.0.0.1", 1)])])
+    assert server.catalog.revision == "1"
+    assert "alias-0-1" in server.catalog.names
+    server.replace_table(last)
+    assert "alias-0-1" not in server.catalog.names
+    assert len(server.catalog.names["alias-0-2"].endpoints) == 1
+
+
+def test_an_event_costs_the_same_in_a_large_namespace() -> None:
+    endpoints = NamespaceEndpoints("ns")
+    slices = [build_slice(f"s{number}", f"m{number}", ("10.0.0.1", {})) for number in range(5000)]
+    started = time.process_time()
+    assert len(endpoints.replace(slices)) == 5000
+    for number in range(1000):
+        changed = endpoints.update(
+            build_slice(f"s{number}", f"m{number}", ("10.0.0.2", {})), deleted=False
+        )
+        assert len(changed) == 1
+    assert time.process_time() - started < 2.0
