@@ -94,6 +94,7 @@ async def test_too_many_requests_are_answered_with_fewer(world: World) -> None:
         await world.reported(MODEL, f"m{number}", "Ready/SwitchedOff", timeout_s=30)
 
 
+@full_only
 async def test_a_storm_of_429_on_everything_is_outlasted(world: World) -> None:
     world.start()
     await _settle(world)

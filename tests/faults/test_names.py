@@ -6,13 +6,14 @@ import pytest
 
 from nimway.control.kinds import CONFIG_MAP, MODEL, PROXY, Manifest
 from tests.control.process import create, delete, patch
-from tests.faults.world import World, model, proxy, until
+from tests.faults.world import World, full_only, model, proxy, until
 from tests.support.cluster import Cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
 NAME = "org/famous"
-PROMOTED_S = 2.0
+PROMOTED_S = 5.0
+"""Typically 0.3 s; the machine of a test run is shared."""
 
 
 async def _next_second(world: World, than: Manifest) -> None:
@@ -170,7 +171,7 @@ async def test_a_poison_object_disturbs_no_other(world: World) -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        [{"op": "replace", "path": "/data", "value": {}}],
+        pytest.param([{"op": "replace", "path": "/data", "value": {}}], marks=full_only),
         [{"op": "replace", "path": "/data/routes.json", "value": "{"}],
         None,
     ],
