@@ -42,10 +42,10 @@ async def test_the_loser_of_a_name_is_told_and_promoted_when_the_winner_goes(
     await world.routed("z-first")
     await _next_second(world, winner)
     look_alike = NAME.upper()
-    await world.apply(
-        model(world.namespace, "a-second", model=look_alike),
-        model(world.namespace, "b-third", model="org/own", aliases=[NAME]),
-    )
+    [second] = await world.apply(model(world.namespace, "a-second", model=look_alike))
+    await _next_second(world, second)
+    await world.apply(model(world.namespace, "b-third", model="org/own", aliases=[NAME]))
+    await world.routed("z-first", "b-third")
     live = await world.reported(MODEL, "a-second", "Routed/NameConflict")
     assert f"{world.namespace}/z-first" in json.dumps(live["status"]["conditions"])
     table = await world.table()
