@@ -27,6 +27,9 @@ REFUSED_WAIT_S = 15.0
 """How long a namespace whose list is refused (no RoleBinding yet) keeps the pod from readiness."""
 
 _FORBIDDEN = 403
+_ROUTES_SUFFIX = "-routes"
+"""The ConfigMap of a proxy has the name of its Service and this."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -51,6 +54,9 @@ class Sink(Protocol):
 
     def replace_endpoints(self, services: list[ServiceEndpoints]) -> None:
         """Take the Services whose endpoints changed."""
+
+    def count_proxies(self, pods: int) -> None:
+        """Take the number of ready pods of this proxy's own Service."""
 
     def set_complete(self, *, complete: bool) -> None:
         """Take note that the table and all its endpoints are known, or are not."""
@@ -134,6 +140,14 @@ class Feed:
         self._path = f"/api/v1/namespaces/{namespace}/configmaps"
         self._configmap = configmap
         self._namespaces: dict[str, _Namespace] = {}
+        self._own = _Namespace(
+            reader,
+            sink,
+            namespace,
+            selector=f"{routes.SERVICE_LABEL}={configmap.removesuffix(_ROUTES_SUFFIX)}",
+            publish=self._take_own,
+            on_settled=_ignore,
+        )
         self._revision: str | None = None
 
     async def run(self) -> None:
@@ -148,7 +162,7 @@ class Feed:
                 on_error=self._on_error,
             )
         finally:
-            for namespace in self._namespaces.values():
+            for namespace in (*self._namespaces.values(), self._own):
                 namespace.stop()
 
     def _take_list(self, body: bytes) -> str:
@@ -192,6 +206,16 @@ class Feed:
         self._revision = table.revision
         self._sink.replace_table(table)
         self._follow_namespaces(table.namespaces)
+        if any(route.policy.max_concurrency for route in table.routes):
+            self._own.start()
+
+    def _take_own(self, changed: list[ServiceEndpoints]) -> None:
+        """Count the pods among which limits are divided; watched only once a model has one.
+
+        Without the right to see them (no RoleBinding in the proxy's namespace) it stays one pod.
+        """
+        for service in changed:
+            self._sink.count_proxies(max(1, len(service.ready)))
 
     def _refuse(self, reason: str) -> None:
         self._sink.count_table_error()
@@ -205,7 +229,14 @@ class Feed:
         for name in sorted(self._namespaces.keys() - wanted):
             self._namespaces.pop(name).stop()
         for name in sorted(wanted - self._namespaces.keys()):
-            namespace = _Namespace(self._reader, self._sink, name, self._check_complete)
+            namespace = _Namespace(
+                self._reader,
+                self._sink,
+                name,
+                selector=routes.MODEL_ENDPOINTS_SELECTOR,
+                publish=self._sink.replace_endpoints,
+                on_settled=self._check_complete,
+            )
             self._namespaces[name] = namespace
             namespace.start()
         self._check_complete()
@@ -216,14 +247,23 @@ class Feed:
 
 
 class _Namespace:
-    """The EndpointSlices of one namespace."""
+    """The EndpointSlices of one namespace that a selector finds."""
 
     def __init__(
-        self, reader: Reader, sink: Sink, name: str, on_settled: Callable[[], None]
+        self,
+        reader: Reader,
+        sink: Sink,
+        name: str,
+        *,
+        selector: str,
+        publish: Callable[[list[ServiceEndpoints]], None],
+        on_settled: Callable[[], None],
     ) -> None:
         self._reader = reader
         self._sink = sink
         self._name = name
+        self._selector = selector
+        self._on_changed = publish
         self._on_settled = on_settled
         self._endpoints = NamespaceEndpoints(name)
         self._refused_since: float | None = None
@@ -231,20 +271,21 @@ class _Namespace:
         self.settled = False
 
     def start(self) -> None:
-        """Begin to follow."""
-        self._task = spawn(self._run(), name=f"endpoints of {self._name}")
+        """Begin to follow, unless begun."""
+        if self._task is None:
+            self._task = spawn(self._run(), name=f"endpoints of {self._name}")
 
     def stop(self) -> None:
         """Stop, and take the endpoints out of service."""
         if self._task is not None:
             self._task.cancel()
-        self._sink.replace_endpoints(self._endpoints.clear())
+        self._publish(self._endpoints.clear())
 
     async def _run(self) -> None:
         await follow(
             self._reader,
             f"/apis/discovery.k8s.io/v1/namespaces/{self._name}/endpointslices",
-            {"labelSelector": routes.MODEL_ENDPOINTS_SELECTOR},
+            {"labelSelector": self._selector},
             take_list=self._take_list,
             take_event=self._take_event,
             on_error=self._on_error,
@@ -273,7 +314,7 @@ class _Namespace:
 
     def _publish(self, changed: list[ServiceEndpoints]) -> None:
         if changed:
-            self._sink.replace_endpoints(changed)
+            self._on_changed(changed)
 
     def _on_error(self, error: KubeError) -> None:
         """Try again soon; a namespace that is refused for long does not hold up the pod."""
@@ -292,6 +333,10 @@ class _Namespace:
         if not self.settled:
             self.settled = True
             self._on_settled()
+
+
+def _ignore() -> None:
+    """Nobody waits for the own pods."""
 
 
 def _fields(**fields: object) -> dict[str, dict[str, object]]:

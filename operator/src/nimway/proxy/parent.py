@@ -87,6 +87,10 @@ class Parent:
         """Hand new endpoints to the workers."""
         self._supervisor.replace_endpoints(services)
 
+    def count_proxies(self, pods: int) -> None:
+        """Have the workers take their part of limits that count over all pods."""
+        self._supervisor.share_among(pods)
+
     def set_complete(self, *, complete: bool) -> None:
         """Become ready with the first full table; a later namespace takes nothing back."""
         self._complete = self._complete or complete
