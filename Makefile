@@ -120,4 +120,14 @@ bench-control: setup ## Measure the operator on a control plane of its own (15 m
 .PHONY: faults
 faults: setup ## Run every fault in its full length against a real control plane (30 min)
 	@$(BIN)/nimway sandbox binaries
-	@NIMWAY_FAULTS=full $(PYTEST) tests/faults $(ARGS)
+	@NIMWAY_FAULTS=full $(PYTEST) tests/faults tests/proxy $(ARGS)
+
+.PHONY: fuzz
+fuzz: MINUTES ?= 5
+fuzz: setup ## Fuzz what reads HTTP (MINUTES=5)
+	@$(BIN)/python -m tests.fuzz $(MINUTES)
+
+.PHONY: soak
+soak: MINUTES ?= 20
+soak: setup ## Load one worker with 5 % aborts; memory, descriptors and tasks stay flat (MINUTES=20)
+	@$(BIN)/python -m tests.fuzz.soak $(MINUTES)
