@@ -6,9 +6,10 @@ endpoints, so that a worker that starts later gets the same as the others.
 
 import asyncio
 import logging
+import os
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -45,6 +46,20 @@ SCRAPE_TIMEOUT_S = 2.0
 
 _log = logging.getLogger(__name__)
 _Load = tuple[int, int, int]
+
+
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
+    "MALLOC_TOP_PAD_": str(1 << 20),
+}
+"""Keeps up to 64 MiB of freed memory in a worker (mallopt(3)). Otherwise glibc maps each large body
+anew and gives it back, which costs more than a third of a request of 1 MiB."""
+
+
+def build_environment(own: Mapping[str, str]) -> dict[str, str]:
+    """Return a worker's environment; what a user set for the pod goes before ours."""
+    return {**ALLOCATOR, **own}
 
 
 class WorkerHandle:
@@ -214,6 +229,7 @@ class Supervisor:
                 msgspec.json.encode(self._settings).decode(),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
+                env=build_environment(os.environ),
             )
         _log.info("started a worker", extra={"fields": {"worker": number, "pid": process.pid}})
         handle: WorkerHandle | None = None
