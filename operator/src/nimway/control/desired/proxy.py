@@ -49,7 +49,10 @@ class ProxySettings:
 def build_rights(
     proxy: ResolvedProxy, served: frozenset[str], settings: ProxySettings
 ) -> list[tuple[Kind, Manifest]]:
-    """Return the ServiceAccount and its bindings; `served` are the namespaces with routes."""
+    """Return the ServiceAccount and its bindings; `served` are the namespaces with routes.
+
+    In its own namespace a proxy counts the ready pods of its Service, to divide limits by them.
+    """
     owner = proxy.owner
     account = metadata(owner, names.proxy_name(owner.name), user_labels=proxy.spec.labels)
     children: list[tuple[Kind, Manifest]] = [
@@ -65,7 +68,7 @@ def build_rights(
     name = names.endpoints_binding_name(owner.namespace, owner.name)
     children += [
         (ROLE_BINDING, _binding(owner, namespace, name, settings.endpoints_role))
-        for namespace in sorted(served)
+        for namespace in sorted(served | {owner.namespace})
     ]
     return children
 
