@@ -24,10 +24,11 @@ def main(minutes: float) -> None:
         phases=(Phase.generate, Phase.shrink),
         suppress_health_check=list(HealthCheck),
     )
+    targets = [chosen(target) for target in PROPERTIES.values()]
     rounds = 0
     while time.monotonic() < end:
-        for target in PROPERTIES.values():
-            run: Callable[[], Any] = seed(time.monotonic_ns())(chosen(target))
+        for target in targets:
+            run: Callable[[], Any] = seed(time.monotonic_ns())(target)
             run()
         rounds += 1
     sys.stdout.write(f"clean: {rounds * _EXAMPLES * len(PROPERTIES):,} inputs\n")
