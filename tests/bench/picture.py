@@ -15,6 +15,7 @@ PANELS = (
     ("sse_cpu_us", "SSE event"),
 )
 NAMES = {
+    "nginx": "nginx (no routing)",
     REFERENCE: "HAProxy",
     SUBJECT: "Nimway",
     "go": "Go ReverseProxy",
