@@ -5,51 +5,30 @@ asking the pure rooms (`admit`, `choose`, `ring`, `retry`, `health`) and touches
 client is a `Downstream`, the model server an `Upstream`. There is no task and no timer of its own.
 """
 
-from typing import Protocol
-
 from nimway.proxy import answers
 from nimway.proxy.admit import check_head
 from nimway.proxy.answers import Answer
-from nimway.proxy.catalog import Catalog, Endpoint, Model
+from nimway.proxy.catalog import Endpoint, Model
 from nimway.proxy.choose import choose_least, select_fit, select_free
 from nimway.proxy.downstream import Downstream
 from nimway.proxy.health import is_failure
-from nimway.proxy.metrics import Answered, Meters
+from nimway.proxy.host import Host
+from nimway.proxy.metrics import Answered
 from nimway.proxy.model_name import ModelNameError, read_model, replace_model
-from nimway.proxy.multipart import FormModel, read_form_model, replace_form_model
+from nimway.proxy.multipart import (
+    FormModel,
+    list_content_types,
+    read_form_model,
+    replace_form_model,
+)
 from nimway.proxy.paths import find_operation, read_model_id
-from nimway.proxy.retry import RetryBudget, may_retry
+from nimway.proxy.retry import may_retry
 from nimway.proxy.route_key import read_key
-from nimway.proxy.settings import Settings
 from nimway.proxy.upstream import Upstream
 from nimway.proxy.wire import LAST_CHUNK, RequestHead, ResponseHead, build_request, build_response
 from nimway.routes import LEAST_REQUESTS
 
 _NEW, _HELD, _CONNECTING, _WAITING, _RELAYING, _DONE = range(6)
-
-
-class Host(Protocol):
-    """What an exchange needs of its worker."""
-
-    settings: Settings
-    catalog: Catalog
-    meters: Meters
-    budget: RetryBudget
-    ready: bool
-    bodies_bytes: int
-    exchanges: "set[Exchange]"
-
-    def now(self) -> float:
-        """Return the loop's clock."""
-
-    def random(self) -> float:
-        """Return a random number below 1."""
-
-    def connect(self, endpoint: Endpoint, exchange: "Exchange") -> None:
-        """Open a connection; `on_connected` or `on_connect_failed` follows, never at once."""
-
-    def changed(self, model: Model) -> None:
-        """Report the model's load soon."""
 
 
 class Exchange(Answered):
@@ -116,14 +95,8 @@ class Exchange(Answered):
     # Route: which model is meant.
 
     def _route_form(self, body: bytes) -> None:
-        fields = self._head.fields
-        types = [
-            fields[at + 2].strip()
-            for at in range(0, len(fields), 4)
-            if fields[at].lower() == b"content-type"
-        ]
         try:
-            form = read_form_model(types, body)
+            form = read_form_model(list_content_types(self._head.fields), body)
         except ModelNameError as error:
             self._answer(answers.bad_model(str(error)))
             return

@@ -35,6 +35,12 @@ class FormModel:
     end: int
 
 
+def list_content_types(fields: list[bytes]) -> list[bytes]:
+    """Return the values of Content-Type in a head's flat lines."""
+    names = range(0, len(fields), 4)
+    return [fields[at + 2].strip() for at in names if fields[at].lower() == b"content-type"]
+
+
 def read_form_model(content_types: list[bytes], body: bytes) -> FormModel:
     """Return the one `model` part of a form; `content_types` are the values of that field.
 
