@@ -27,7 +27,6 @@ REFUSED = {
     "twice, the same": b'{"model":"a","model":"a"}',
     "twice, once escaped": b'{"model":"a","mod\\u0065l":"b"}',
     "twice, the escaped one first": b'{"\\u006dodel":"b","model":"a"}',
-    "escaped only": b'{"mod\\u0065l":"b"}',
     "escaped with capital digits": b'{"model":"a","\\u006Dodel":"b"}',
     "twice with a nested one between": b'{"model":"a","x":{"model":"b"},"model":"c"}',
     "beside a case variant": b'{"model":"a","Model":"b"}',
@@ -66,6 +65,7 @@ def test_a_body_that_names_no_model_clearly_is_refused(name: str) -> None:
         (b' { "prompt" : "x" , "model" : "org/name" } ', "org/name"),
         (b'{"model":"org\\/name"}', "org/name"),
         (b'{"model":"\\u00e9"}', "é"),
+        (b'{"mod\\u0065l":"a"}', "a"),  # every parser reads the same: no second key to hide
         ('{"model":"é"}'.encode(), "é"),
         (b'{"x":{"model":"b"},"model":"a"}', "a"),
         (b'{"model":"a","tools":[{"model":1},{"model":2}]}', "a"),
