@@ -162,7 +162,7 @@ def test_an_unschedulable_model_says_how_many_gpus_it_waits_for(
     eventually(lambda: _reason(installed, models, "huge", "Ready") == "WaitingForGPU", 10)
     message = installed.condition(models, "huge", "Ready")["message"]
     assert "64 nvidia.com/gpu" in message
-    assert installed.complete("org/huge").status_code == 503
+    eventually(lambda: installed.complete("org/huge").status_code == 503, 5)
 
 
 def test_an_unknown_image_is_named(installed: Installed, models: str) -> None:

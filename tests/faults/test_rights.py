@@ -23,7 +23,7 @@ from nimway.control.kinds import (
 )
 from nimway.sandbox import toolchain
 from tests.control.process import create, patch
-from tests.faults.world import COLLECT_S, World, model, proxy, until
+from tests.faults.world import COLLECT_S, World, model, proxy
 from tests.support.api_faults import Call, refuse
 from tests.support.cluster import Cluster
 from tests.support.installed import CHART
@@ -110,21 +110,11 @@ async def _live_through_everything(world: World) -> None:
     await world.delete(MODEL, "a")
     await world.routed()
 
-    async def unbound() -> bool:
-        return not [
-            item
-            async for page, _ in world.api.pages(ROLE_BINDING, namespace)
-            for item in page
-            if item["roleRef"]["name"].endswith("proxy-endpoints")
-        ]
-
-    await until(unbound, "the binding goes")
-
 
 async def _prune_strays(world: World) -> None:
     """Add children that no version of now declares, as one with other names would have left."""
     owner = await world.get(MODEL, "a")
-    kinds = (DEPLOYMENT, SERVICE, DISRUPTION_BUDGET, CONFIG_MAP, SERVICE_ACCOUNT)
+    kinds = (DEPLOYMENT, SERVICE, DISRUPTION_BUDGET, CONFIG_MAP, SERVICE_ACCOUNT, ROLE_BINDING)
     selector = {"matchLabels": {"stray": "x"}}
     template = {
         "metadata": {"labels": {"stray": "x"}},
@@ -147,6 +137,9 @@ async def _prune_strays(world: World) -> None:
         }
         if kind.kind in specs:
             stray["spec"] = specs[kind.kind]
+        if kind == ROLE_BINDING:
+            group = kind.api_version.partition("/")[0]
+            stray["roleRef"] = {"apiGroup": group, "kind": "ClusterRole", "name": "view"}
         await create(world.api, kind, stray)
     for kind in kinds:
         await world.gone(kind, "stray")

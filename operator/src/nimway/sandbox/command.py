@@ -95,10 +95,13 @@ def up(
 
 
 class _interruptible:  # noqa: N801 - reads as the statement it is
-    """Treat SIGTERM and SIGHUP as Ctrl-C, and end quietly with 130 on either."""
+    """Treat SIGTERM and SIGHUP as Ctrl-C, and end quietly with 130 on any of them.
+
+    SIGINT is taken too: a shell without a terminal has its background jobs ignore it.
+    """
 
     def __enter__(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._interrupt)
 
     @staticmethod
