@@ -72,6 +72,10 @@ async def connect(kubeconfig: Path) -> AsyncIterator[KubeClient]:
         await client.close()
 
 
+POLL_S = 0.01
+"""Between two looks: tests share their CPU with what they wait for."""
+
+
 async def until(
     probe: Callable[[], Awaitable[T | None]], what: str, *, timeout_s: float = 20.0
 ) -> T:
@@ -80,7 +84,7 @@ async def until(
     try:
         async with asyncio.timeout(timeout_s):
             while not (found := await probe()):
-                pass
+                await asyncio.sleep(POLL_S)
     except TimeoutError:
         raise AssertionError(f"not in {timeout_s:g} s: {what}") from None
     return found

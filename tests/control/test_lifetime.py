@@ -129,6 +129,12 @@ async def test_a_leader_that_was_stopped_leaves_the_cluster_to_its_successor(
 ) -> None:
     leader = _start(control, tmp_path / "1", f"{namespace}-one")
     await _leads(api, f"{namespace}-one", timeout_s=30)
+
+    async def knows() -> bool:
+        return "leading:" in leader.log.read_text(encoding="utf-8")
+
+    # The Lease names it before it has the answer; stopped in between it would only stand by.
+    await until(knows, "the leader knows that it leads")
     leader.process.send_signal(signal.SIGSTOP)
     standby = _start(control, tmp_path / "2", f"{namespace}-two")
     try:
@@ -138,7 +144,7 @@ async def test_a_leader_that_was_stopped_leaves_the_cluster_to_its_successor(
             lambda: find(api, DEPLOYMENT, namespace, "while-stopped"), "the standby took over"
         )
         leader.process.send_signal(signal.SIGCONT)
-        assert leader.process.wait(timeout=45) == 1, "it ends, so that the kubelet starts it anew"
+        assert leader.process.wait(timeout=20) == 1, "it ends, so that the kubelet starts it anew"
         text = leader.log.read_text(encoding="utf-8")
         assert f"applying: Deployment {namespace}/while-stopped" not in text
         assert "Traceback" not in text
