@@ -83,7 +83,7 @@ async def until(
     found: T | None = None
     try:
         async with asyncio.timeout(timeout_s):
-            while not (found := await probe()):
+            while not (found := await probe()):  # noqa: ASYNC110 # it is in another process
                 await asyncio.sleep(POLL_S)
     except TimeoutError:
         raise AssertionError(f"not in {timeout_s:g} s: {what}") from None
