@@ -32,7 +32,8 @@ demo: setup ## Start everything on this machine, serve a completion, stay up (AR
 .PHONY: test
 test: verify ## Verify, then run every test
 	@$(BIN)/nimway sandbox binaries
-	@$(PYTEST) tests --numprocesses 2 --dist loadfile
+	@$(PYTEST) tests -m 'not cluster' --numprocesses 2 --dist loadfile
+	@$(PYTEST) tests -m cluster
 
 .PHONY: quick
 quick: setup ## Run the tests that need no control plane

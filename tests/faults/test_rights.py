@@ -108,7 +108,7 @@ async def _live_through_everything(world: World) -> None:
     await patch(world.api, MODEL, namespace, "a", {"spec": {"storage": None, "port": 9000}})
     await world.gone(CLAIM, "a-store", timeout_s=COLLECT_S)
     await world.delete(MODEL, "a")
-    await world.routed()
+    await world.routed(timeout_s=COLLECT_S)
 
 
 async def _prune_strays(world: World) -> None:

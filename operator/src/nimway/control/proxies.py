@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from nimway.api.status import Reason
 from nimway.control import conditions
 from nimway.control.apply import OwnerGoneError
+from nimway.control.client import ForbiddenError
 from nimway.control.conditions import Problem, ProxyFacts
 from nimway.control.context import Context
 from nimway.control.desired import names
@@ -18,11 +19,12 @@ from nimway.control.kinds import (
     POD,
     PROXY,
     ROLE_BINDING,
+    Kind,
     Manifest,
     Ref,
 )
 from nimway.control.problems import REPORTED, outcome_of
-from nimway.control.resolve import ResolvedProxy, resolve_proxy
+from nimway.control.resolve import Owner, ResolvedProxy, resolve_proxy
 from nimway.control.routing import Candidate, Decision, candidate, decide
 
 TABLE_UNCHANGED_HOLD_S = 0.05
@@ -117,11 +119,21 @@ class ProxyReconciler:
         workload = desired.build_workload(proxy, context.settings.proxy)
         everything = [*children, (CONFIG_MAP, table), *workload]
         await context.applier.confirm(proxy.owner, everything)
-        await context.applier.apply_all(children, proxy.owner)
+        await self._bind(children, proxy.owner)
         problem = await self._publish(proxy, key, decision, table)
         await context.applier.apply_all(workload, proxy.owner)
         await context.applier.prune(everything, proxy.owner)
         return problem
+
+    async def _bind(self, children: list[tuple[Kind, Manifest]], owner: Owner) -> None:
+        """Make the rights; a served namespace that is going must not keep the table waiting."""
+        for kind, manifest in children:
+            try:
+                await self._context.applier.apply(kind, manifest, owner)
+            except ForbiddenError as error:
+                going = "being terminated" in str(error)
+                if not going or manifest["metadata"]["namespace"] == owner.namespace:
+                    raise
 
     async def _publish(
         self, proxy: ResolvedProxy, key: str, decision: Decision, table: Manifest
