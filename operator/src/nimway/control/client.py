@@ -57,6 +57,10 @@ class ForbiddenError(ApiError):
     """401 or 403: missing rights, a quota, an admission policy, or a namespace that is going."""
 
 
+class NamespaceTerminatingError(ForbiddenError):
+    """403: the namespace is being deleted, so nothing new comes into it."""
+
+
 class TransientError(ApiError):
     """429, 5xx, a timeout or a lost connection: the same request may succeed later."""
 
@@ -178,6 +182,9 @@ class KubeClient:
         return msgspec.json.decode(content)
 
 
+_TERMINATING = "NamespaceTerminating"
+"""Cause in a Status (core/v1 `NamespaceTerminatingCause`)."""
+
 _ERRORS: dict[int, type[ApiError]] = {
     400: InvalidError,
     401: ForbiddenError,
@@ -190,12 +197,16 @@ _ERRORS: dict[int, type[ApiError]] = {
 
 
 def _error(status: int, content: bytes) -> ApiError:
+    causes: list[Manifest] = []
     try:
         answer = msgspec.json.decode(content)
         reason, message = answer.get("reason", ""), answer.get("message", "")
+        causes = (answer.get("details") or {}).get("causes") or []
     except (msgspec.DecodeError, AttributeError):
         reason, message = "", content[:500].decode(errors="replace")
     kind = _ERRORS.get(status, TransientError)
+    if kind is ForbiddenError and any(each.get("reason") == _TERMINATING for each in causes):
+        kind = NamespaceTerminatingError
     return kind(status, reason, message or f"HTTP {status}")
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from nimway.api.status import Reason
 from nimway.control.apply import NotOursError, WaitingError
-from nimway.control.client import ApiError, ForbiddenError, InvalidError
+from nimway.control.client import ForbiddenError, InvalidError, NamespaceTerminatingError
 from nimway.control.conditions import Problem
 from nimway.control.resolve import InvalidSpecError
 
@@ -37,6 +37,6 @@ def outcome_of(error: Exception) -> Outcome:
 def _forbidden(error: Exception, text: str) -> Outcome:
     if "exceeded quota" in text:
         return Outcome(Problem(Reason.QUOTA_EXCEEDED, text, stalled=False), error)
-    if isinstance(error, ApiError) and "being terminated" in text:
+    if isinstance(error, NamespaceTerminatingError):
         return Outcome(Problem(Reason.TERMINATING, text, stalled=False), error)
     return Outcome(Problem(Reason.API_ERROR, text, stalled=True), error)

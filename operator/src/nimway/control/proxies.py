@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from nimway.api.status import Reason
 from nimway.control import conditions
 from nimway.control.apply import OwnerGoneError
-from nimway.control.client import ForbiddenError
+from nimway.control.client import NamespaceTerminatingError
 from nimway.control.conditions import Problem, ProxyFacts
 from nimway.control.context import Context
 from nimway.control.desired import names
@@ -130,9 +130,8 @@ class ProxyReconciler:
         for kind, manifest in children:
             try:
                 await self._context.applier.apply(kind, manifest, owner)
-            except ForbiddenError as error:
-                going = "being terminated" in str(error)
-                if not going or manifest["metadata"]["namespace"] == owner.namespace:
+            except NamespaceTerminatingError:
+                if manifest["metadata"]["namespace"] == owner.namespace:
                     raise
 
     async def _publish(
