@@ -41,6 +41,7 @@ some_routes = st.lists(
             retries=st.integers(0, 9),
             apis=st.lists(st.sampled_from(["chat", "completions"]), unique=True).map(tuple),
         ),
+        cold_start_s=st.integers(0, 2**20),
     ),
     unique_by=lambda route: route.key,
     max_size=6,
@@ -89,15 +90,22 @@ def test_any_change_of_a_route_changes_the_revision() -> None:
             replace(LLAMA, name="other"),
             replace(LLAMA, adapters=("lora",)),
             replace(LLAMA, policy=Policy(retries=0)),
+            replace(LLAMA, cold_start_s=90),
         )
     }
-    assert len(revisions) == 9
+    assert len(revisions) == 10
 
 
 def test_a_policy_shows_only_what_is_not_as_by_default() -> None:
     text = encode(build_table([replace(LLAMA, policy=Policy(max_concurrency=8))]))["routes.json"]
     assert '"policy": {\n   "max_concurrency": 8\n  }' in text
     assert "policy" not in encode(build_table([LLAMA]))["routes.json"]
+
+
+def test_a_cold_start_is_left_out_while_nobody_knows_it() -> None:
+    assert '"coldStart": 90' in encode(build_table([replace(LLAMA, cold_start_s=90)]))["routes.json"]
+    assert "coldStart" not in encode(build_table([LLAMA]))["routes.json"]
+    assert decode(encode(build_table([LLAMA]))).routes[0].cold_start_s == 0
 
 
 def test_an_empty_table_is_a_table() -> None:
@@ -142,6 +150,7 @@ def _sealed(text: str) -> dict[str, str]:
                 ('"policy": {"retries": -1}', "a/b.policy.retries: expected a whole number"),
                 ('"policy": {"apis": "chat"}', "a/b.policy.apis: expected a list"),
                 ('"adapters": [1]', "a/b.adapters: expected a list of strings"),
+                ('"coldStart": "9"', "a/b.coldStart: expected whole seconds"),
             )
         ),
         (_sealed('{"a/b": {"names": [], "created": 1}}'), "a/b.model: expected a non-empty"),

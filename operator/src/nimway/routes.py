@@ -69,7 +69,8 @@ class Route:
     `model` is the name the NIM answers to. `names` are the served names that lead here: `model`
     and its aliases, less those that another object holds; `adapters` are LoRA adapters, which the
     NIM knows by the same names. `service` is the Service in `namespace` whose EndpointSlices list
-    the pods. `created_s` is the object's creationTimestamp, Unix seconds.
+    the pods. `created_s` is the object's creationTimestamp, Unix seconds. `cold_start_s` is how
+    long it lately took from waking to the first ready pod, rounded; 0 while nobody knows.
     """
 
     namespace: str
@@ -80,6 +81,7 @@ class Route:
     created_s: int
     adapters: tuple[str, ...] = ()
     policy: Policy = DEFAULT_POLICY
+    cold_start_s: int = 0
 
     @property
     def key(self) -> str:
@@ -156,6 +158,8 @@ def _encode_route(route: Route) -> dict[str, Any]:
     }
     if route.adapters:
         entry["adapters"] = list(route.adapters)
+    if route.cold_start_s:
+        entry["coldStart"] = route.cold_start_s
     # What is as by default is left out: a person reads the exceptions, and the table stays small.
     policy = {
         field.name: value
@@ -176,6 +180,9 @@ def _decode_route(key: str, entry: Any) -> Route:
     created_s = entry.get("created")
     if not _is_count(created_s):
         raise RoutesError(f"{KEY_ROUTES}: {key}.created: expected Unix seconds")
+    cold_start_s = entry.get("coldStart", 0)
+    if not _is_count(cold_start_s):
+        raise RoutesError(f"{KEY_ROUTES}: {key}.coldStart: expected whole seconds")
     return Route(
         namespace=namespace,
         name=name,
@@ -185,6 +192,7 @@ def _decode_route(key: str, entry: Any) -> Route:
         created_s=created_s,
         adapters=_texts(key, entry, "adapters"),
         policy=_decode_policy(f"{key}.policy", entry.get("policy", {})),
+        cold_start_s=cold_start_s,
     )
 
 
