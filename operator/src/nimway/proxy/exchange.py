@@ -11,9 +11,9 @@ from nimway.proxy.answers import Answer
 from nimway.proxy.catalog import Endpoint, Model
 from nimway.proxy.choose import choose_least, select_fit, select_free
 from nimway.proxy.downstream import Downstream
+from nimway.proxy.framing import Framed
 from nimway.proxy.health import is_failure
 from nimway.proxy.host import Host
-from nimway.proxy.metrics import Answered
 from nimway.proxy.model_name import ModelNameError, read_model, replace_model
 from nimway.proxy.multipart import (
     FormModel,
@@ -31,7 +31,7 @@ from nimway.routes import LEAST_REQUESTS
 _NEW, _HELD, _CONNECTING, _WAITING, _RELAYING, _DONE = range(6)
 
 
-class Exchange(Answered):
+class Exchange(Framed):
     """The life of one request; `method` is what the model server is asked with."""
 
     # Defaults stand at the class: most requests set few of them, and an assignment each costs.
@@ -43,9 +43,7 @@ class Exchange(Answered):
     _body_counted = 0
     _name = ""
     _tried: tuple[Endpoint, ...] = ()
-    _chunked = False
     _event_stream = False
-    _keep_alive = False
     _paused = False
     _moved = False
     _touched = 0.0
@@ -316,35 +314,6 @@ class Exchange(Answered):
         self._downstream.write(parts, size)
         if self._downstream.paused:
             self.pause()
-
-    def _plan_framing(self, head: ResponseHead, *, done: bool) -> bytes:
-        """Return the header lines that say where the body ends, for this client."""
-        length = head.length
-        if head.chunked or (length is None and not done):
-            if self._head.minor == 0:
-                self._keep_alive, connection = self._downstream.plan_keep_alive(possible=False)
-                return connection
-            self._chunked = True
-            self._keep_alive, connection = self._downstream.plan_keep_alive()
-            return b"Transfer-Encoding: chunked\r\n" + connection
-        self._keep_alive, connection = self._downstream.plan_keep_alive()
-        if length is None:
-            return connection
-        return b"Content-Length: %d\r\n%b" % (length, connection)
-
-    def _frame(self, pieces: list[bytes], parts: list[bytes]) -> int:
-        """Add `pieces` to `parts` in the client's framing; return their size."""
-        size = 0
-        if self._chunked:
-            for piece in pieces:
-                size += len(piece)
-                parts += (b"%x\r\n" % len(piece), piece, b"\r\n")
-        else:
-            for piece in pieces:
-                size += len(piece)
-            parts += pieces
-        self.bytes_out += size
-        return size
 
     def on_body(self, pieces: list[bytes], trailers: bytes, *, done: bool) -> None:
         """Pass on more of the body; end it cleanly if that was all."""
