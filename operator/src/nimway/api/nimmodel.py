@@ -25,6 +25,7 @@ from nimway.api.base import (
     rules,
 )
 from nimway.api.kubernetes import EnvVar, Placement, ResourceClaim, ResourceRequirements
+from nimway.api.monitoring import Metrics
 
 SERVED_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,252}$"
 """No comma (NIM_SERVED_MODEL_NAME is a list) and no `$(` (the kubelet would expand it)."""
@@ -277,6 +278,33 @@ class Routing(ApiModel):
     ) = Field(None, description="APIs that may be used with this model; all if absent.")
 
 
+class Autoscaling(ApiModel):
+    """How many replicas the operator keeps, by the requests that the proxies count."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "self.minReplicas <= self.maxReplicas",
+                "autoscaling: minReplicas must not be above maxReplicas",
+            )
+        )
+    )
+
+    min_replicas: Annotated[int, Field(ge=0, le=1000)] = Field(
+        1, description="Fewest pods; with 0 the model sleeps when idle, and a request wakes it."
+    )
+    max_replicas: Annotated[int, Field(ge=1, le=1000)] = Field(description="Most pods.")
+    target_concurrency: Annotated[int, Field(ge=1, le=100000)] = Field(
+        32, description="Running and waiting requests per pod to aim at."
+    )
+    scale_down_delay_seconds: Annotated[int, Field(ge=0, le=86400)] = Field(
+        300, description="How long less must have been asked for before pods are taken away."
+    )
+    idle_seconds: Annotated[int, Field(ge=1, le=604800)] = Field(
+        900, description="How long without a request before the last pod goes, if minReplicas is 0."
+    )
+
+
 class NIMModelSpec(Placement):
     """What the user wants: one model, its container, its GPUs, and how it lives."""
 
@@ -370,11 +398,17 @@ class NIMModelSpec(Placement):
     rollout: Rollout | None = Field(None, description="How pods are replaced.")
     drain: Drain | None = Field(None, description="How a pod that has to go finishes its requests.")
     replicas: Annotated[int, Field(ge=0, le=1000)] = Field(
-        1, description="Pods of this model; 0 switches it off. kubectl scale and an HPA write it."
+        1,
+        description="Pods of this model; 0 switches it off. kubectl scale and an HPA write it, and "
+        "the operator where there is `autoscaling`: leave it out of Git then.",
+    )
+    autoscaling: Autoscaling | None = Field(
+        None, description="Have the operator write `replicas` by the requests that come."
     )
     routing: Routing | None = Field(
         None, description="How the proxies treat requests to this model."
     )
     service: ServiceMeta | None = Field(None, description="What to add to the model's Service.")
+    metrics: Metrics | None = Field(None, description="How the NIM's metrics are collected.")
     labels: Labels | None = Field(None, description="Labels for all children; Nimway's own win.")
     annotations: Annotations | None = Field(None, description="Annotations for the pods.")

@@ -1,7 +1,9 @@
 """What live objects say, reduced to the facts that conditions are made of. Pure."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from nimway.control.clock import unix_s
 from nimway.control.kinds import Manifest
 
 
@@ -30,7 +32,10 @@ class DeploymentFacts:
 
 @dataclass(frozen=True, slots=True)
 class PodFacts:
-    """Why a pod does not serve: `reason` and `message` in the words of Kubernetes."""
+    """Why a pod does not serve: `reason` and `message` in the words of Kubernetes.
+
+    `gone_by_s` is the end of its grace period in Unix seconds, 0 while it is not being deleted.
+    """
 
     name: str
     uid: str
@@ -42,6 +47,7 @@ class PodFacts:
     reason: str
     message: str
     restarts: int
+    gone_by_s: int = 0
 
 
 NO_DEPLOYMENT = DeploymentFacts(
@@ -99,7 +105,22 @@ def pod_facts(live: Manifest) -> PodFacts:
         reason=reason,
         message=message,
         restarts=sum(each.get("restartCount", 0) for each in containers),
+        gone_by_s=unix_s(metadata.get("deletionTimestamp")),
     )
+
+
+def is_starting(replicas: int, deployment: DeploymentFacts, pods: Iterable[PodFacts]) -> bool:
+    """Tell whether a replica is on its way to ready, of a model that declares `replicas`.
+
+    A pod that fails or that no node takes is not: waiting for it may be in vain.
+    """
+    if deployment.deadline_exceeded:
+        return False
+    if not deployment.observed or deployment.wanted != replicas:
+        return True
+    if deployment.replicas < replicas and not deployment.failure:
+        return True
+    return any(not pod.deleting and not pod.ready and not pod.reason for pod in pods)
 
 
 _UNTROUBLED = frozenset({"ContainerCreating", "PodInitializing", ""})

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from nimway.api.nimmodel import NIMModelSpec
+from nimway.api.nimmodel import Autoscaling, NIMModelSpec
 from nimway.api.nimproxy import NIMProxySpec
 from nimway.control.kinds import MODEL, PROXY, Kind, Manifest
 
@@ -22,11 +22,13 @@ S = TypeVar("S", bound=BaseModel)
 
 _NOT_IN_POD: dict[str, Any] = {
     "replicas": True,
+    "autoscaling": True,
     "rollout": True,
     "aliases": True,
     "adapters": True,
     "routing": True,
     "service": True,
+    "metrics": True,
     "queue_name": True,
     "storage": {
         "pvc": {"size": True, "storage_class_name": True, "access_mode": True, "reclaim": True}
@@ -50,17 +52,28 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedModel:
-    """A valid NIMModel. `intent` is a hash of all that its user said about the pod."""
+    """A valid NIMModel. `intent` is a hash of all that its user said about the pod.
+
+    `replicas` is the count to have: the declared one, within the bounds of `autoscaling`.
+    """
 
     owner: Owner
     generation: int
     spec: NIMModelSpec
     intent: str
 
+    @property
+    def replicas(self) -> int:
+        """The count of pods to have."""
+        return replicas_within(self.spec.replicas, self.spec.autoscaling)
+
 
 @dataclass(frozen=True, slots=True)
 class ResolvedProxy:
-    """A valid NIMProxy. `namespaces` are those it serves, in order; None stands for all."""
+    """A valid NIMProxy. `namespaces` are those it serves, in order.
+
+    None stands for all, or for those that `spec.namespace_selector` chooses.
+    """
 
     owner: Owner
     generation: int
@@ -86,6 +99,13 @@ def resolve_model(manifest: Manifest) -> ResolvedModel:
     )
 
 
+def replicas_within(replicas: int, autoscaling: Autoscaling | None) -> int:
+    """Return `replicas`, within the bounds of `autoscaling` if there is any."""
+    if autoscaling is None:
+        return replicas
+    return max(autoscaling.min_replicas, min(replicas, autoscaling.max_replicas))
+
+
 def resolve_proxy(manifest: Manifest, *, trusted: frozenset[str]) -> ResolvedProxy:
     """Parse and check a NIMProxy; only one in a `trusted` namespace may serve other namespaces.
 
@@ -95,12 +115,13 @@ def resolve_proxy(manifest: Manifest, *, trusted: frozenset[str]) -> ResolvedPro
     spec = _parse(NIMProxySpec, manifest)
     owner = owner_of(PROXY, manifest)
     namespaces: tuple[str, ...] | None = tuple(spec.namespaces or (owner.namespace,))
-    if namespaces == ("*",):
+    if namespaces == ("*",) or spec.namespace_selector is not None:
         namespaces = None
     reaches_out = namespaces is None or set(namespaces) != {owner.namespace}
     if reaches_out and owner.namespace not in trusted:
+        field = "namespaces" if spec.namespaces else "namespaceSelector"
         raise InvalidSpecError(
-            f"spec.namespaces: a NIMProxy in namespace {owner.namespace} may serve only that "
+            f"spec.{field}: a NIMProxy in namespace {owner.namespace} may serve only that "
             f"namespace; serving others is allowed from: {', '.join(sorted(trusted)) or 'nowhere'}"
         )
     return ResolvedProxy(

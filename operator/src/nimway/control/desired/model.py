@@ -8,6 +8,7 @@ from nimway.api.nimmodel import Rollout
 from nimway.control import fields
 from nimway.control.desired import names
 from nimway.control.desired.metadata import child, given, metadata
+from nimway.control.desired.monitor import build_monitor
 from nimway.control.desired.pod import build_template
 from nimway.control.desired.quantity import canonical
 from nimway.control.kinds import CLAIM, DEPLOYMENT, DISRUPTION_BUDGET, SERVICE, Kind, Manifest
@@ -20,6 +21,9 @@ QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 
 SCHEDULING_S = 1800
 """What a pod may wait for a node and its image before the startup budget begins."""
+
+METRICS_PATH = "/v1/metrics"
+"""Where a NIM has its metrics, on its HTTP port."""
 
 REVISIONS_KEPT = 3
 ROLLOUT = Rollout.model_validate({})
@@ -62,7 +66,7 @@ def build_deployment(model: ResolvedModel, live: Manifest | None) -> Manifest:
         DEPLOYMENT,
         meta,
         spec={
-            "replicas": spec.replicas,
+            "replicas": model.replicas,
             "progressDeadlineSeconds": spec.startup_timeout_seconds + SCHEDULING_S,
             "revisionHistoryLimit": REVISIONS_KEPT,
             "selector": {"matchLabels": _selector(model)},
@@ -160,6 +164,16 @@ def build_claim(model: ResolvedModel) -> Manifest | None:
             "resources": {"requests": {"storage": canonical(wanted.size)}},
             **given(storageClassName=wanted.storage_class_name),
         },
+    )
+
+
+def build_model_monitor(model: ResolvedModel) -> Manifest | None:
+    """Return the ServiceMonitor of the NIM's own metrics, None if none is wanted."""
+    return build_monitor(
+        model.owner,
+        model.spec.metrics,
+        name=names.slug(model.owner.name),
+        endpoint={"port": HTTP_PORT_NAME, "path": METRICS_PATH},
     )
 
 
