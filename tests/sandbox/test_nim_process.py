@@ -69,6 +69,18 @@ async def test_it_logs_json_lines_that_never_hold_the_key() -> None:
     assert "nvapi-secret" not in json.dumps(nim.log)
 
 
+async def test_its_log_tells_what_was_executed_when_the_process_is_gone() -> None:
+    async with nim_process() as nim, httpx.AsyncClient(base_url=nim.url) as http:
+        for request_id, model in (("one", LLAMA), ("two", "no/such-model")):
+            body = {"model": model, "prompt": "x", "max_tokens": 1}
+            headers = {"x-request-id": request_id}
+            await http.post("/v1/completions", json=body, headers=headers)
+        nim.process.terminate()
+        assert await nim.exit_code() == 0
+    told = {line["request_id"]: line["executed"] for line in nim.log if "executed" in line}
+    assert told == {"one": True, "two": False}
+
+
 async def test_it_is_live_at_once_and_ready_after_its_load_time() -> None:
     async with (
         nim_process(NIMSIM_LOAD_S="0.3") as nim,

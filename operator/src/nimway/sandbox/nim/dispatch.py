@@ -202,10 +202,13 @@ async def _read(request: web.BaseRequest) -> bytes:
 
 
 def _log_fields(entry: Entry) -> dict[str, object]:
+    """Return what the log keeps of a request; it outlives the pod, as the ledger does not."""
     return {
+        "number": entry.number,
         "method": entry.method,
         "path": entry.path,
         "status": entry.status,
+        "executed": entry.executed,
         "model": entry.model,
         "request_id": entry.request_id,
         "body_bytes": entry.body_bytes,
