@@ -103,7 +103,9 @@ def test_a_policy_shows_only_what_is_not_as_by_default() -> None:
 
 
 def test_a_cold_start_is_left_out_while_nobody_knows_it() -> None:
-    assert '"coldStart": 90' in encode(build_table([replace(LLAMA, cold_start_s=90)]))["routes.json"]
+    assert (
+        '"coldStart": 90' in encode(build_table([replace(LLAMA, cold_start_s=90)]))["routes.json"]
+    )
     assert "coldStart" not in encode(build_table([LLAMA]))["routes.json"]
     assert decode(encode(build_table([LLAMA]))).routes[0].cold_start_s == 0
 
@@ -119,7 +121,7 @@ def test_the_namespaces_to_watch_come_from_the_routes() -> None:
 
 def _sealed(text: str) -> dict[str, str]:
     """Data whose revision fits its text, so that only the text can be wrong."""
-    revision = routes._revision(text)
+    revision = routes._digest(text)
     return {"version": "1", "revision": revision, "routes.json": text}
 
 

@@ -126,6 +126,29 @@ MAXIMAL: dict[str, Any] = {
     "drain": {"seconds": 120, "method": "Sleep"},
     "replicas": 3,
     "service": {"annotations": {"team": "a"}, "labels": {"tier": "gold"}},
+    "metrics": {"serviceMonitor": {"labels": {"release": "prometheus"}, "intervalSeconds": 30}},
     "labels": {"team": "a", "app.kubernetes.io/component": "stolen"},
     "annotations": {"note": "hello"},
+}
+
+PROXY_LIMITS: dict[str, Any] = {
+    "limits": {
+        "maxConnections": 500,
+        "maxBodyBytes": 1048576,
+        "maxBufferedBytes": 8388608,
+        "maxHeaderBytes": 32768,
+        "maxHeaderLineBytes": 8192,
+        "maxHeaders": 50,
+        "queue": {"maxRequests": 100, "maxWaitSeconds": 20},
+    },
+    "timeouts": {
+        "connectSeconds": 1,
+        "firstByteSeconds": 60,
+        "idleSeconds": 30,
+        "totalSeconds": 600,
+        "headSeconds": 5,
+        "clientIdleSeconds": 60,
+    },
+    "passAuthorization": True,
+    "accessLog": {"samplePercent": 10},
 }

@@ -6,15 +6,31 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nimway.api.nimproxy import ProxyLimits, ProxyTimeouts
 from nimway.control.desired import names
-from nimway.control.desired.model import TEMPLATE_ANNOTATION, build_deployment, build_model
+from nimway.control.desired.model import (
+    TEMPLATE_ANNOTATION,
+    build_deployment,
+    build_model,
+    build_model_monitor,
+)
 from nimway.control.desired.pod import build_env, build_template
-from nimway.control.desired.proxy import build_rights, build_routes, build_workload
+from nimway.control.desired.proxy import (
+    build_limits,
+    build_proxy_monitor,
+    build_rights,
+    build_routes,
+    build_shards,
+    build_workload,
+)
 from nimway.control.desired.quantity import canonical
 from nimway.control.resolve import content_hash
 from nimway.control.routing import candidate, decide
-from nimway.routes import decode
+from nimway.proxy import environment
+from nimway.proxy.settings import KIB, MIB, Settings
+from nimway.routes import KEY_PACKED, TABLE_LABEL, build_table, decode, decode_shard
 from tests.control import samples
+from tests.test_shards import build_route
 
 Golden = Callable[[str, str], None]
 CASES: dict[str, dict[str, Any]] = {
@@ -22,6 +38,7 @@ CASES: dict[str, dict[str, Any]] = {
     "maximal": samples.MAXIMAL,
     "cpu": {"gpus": 0, "drain": {"seconds": 0}, "storage": {"emptyDir": {"sizeLimit": "20Gi"}}},
     "existing-claim": {"storage": {"pvc": {"claimName": "weights"}, "readOnly": True}},
+    "autoscaled": {"replicas": 9, "autoscaling": {"minReplicas": 0, "maxReplicas": 4}},
     "kept-claim": {"storage": {"pvc": {"size": "10Gi"}}},
     "dra": {
         "gpus": 0,
@@ -39,7 +56,11 @@ def _yaml(children: list[Any]) -> str:
 @pytest.mark.parametrize("case", CASES)
 def test_a_models_children_are_the_golden_ones(case: str, golden: Golden) -> None:
     children = build_model(samples.resolved(**CASES[case]), None)
-    golden(f"control/model-{case}.yaml", _yaml(children))
+    monitor = build_model_monitor(samples.resolved(**CASES[case]))
+    golden(
+        f"control/model-{case}.yaml",
+        _yaml([*children, *([("ServiceMonitor", monitor)] if monitor else [])]),
+    )
 
 
 @pytest.mark.parametrize(
@@ -56,6 +77,8 @@ def test_a_models_children_are_the_golden_ones(case: str, golden: Golden) -> Non
                 "resources": {"limits": {"memory": "1024Mi"}},
                 "namespaces": ["*"],
                 "drainSeconds": 30,
+                **samples.PROXY_LIMITS,
+                "metrics": {"serviceMonitor": {"labels": {"release": "prometheus"}}},
                 "labels": {"team": "a"},
                 "annotations": {"note": "n"},
             },
@@ -74,6 +97,8 @@ def test_a_proxys_children_are_the_golden_ones(
         ("ConfigMap", build_routes(proxy, decision.table)),
         *build_workload(proxy, samples.SETTINGS),
     ]
+    if monitor := build_proxy_monitor(proxy):
+        children.append(("ServiceMonitor", monitor))
     golden(f"control/proxy-{case}.yaml", _yaml(children))
 
 
@@ -83,6 +108,76 @@ def test_the_routing_config_map_can_be_read_back() -> None:
     decision = decide([found], None, None)
     manifest = build_routes(samples.resolved_proxy(), decision.table)
     assert decode(manifest["data"]) == decision.table
+
+
+def test_a_large_tables_config_maps_carry_the_label_and_the_name_by_which_a_proxy_finds_them() -> (
+    None
+):
+    proxy = samples.resolved_proxy()
+    table = build_table([build_route(number) for number in range(4000)])
+    head, shards = build_routes(proxy, table), build_shards(proxy, table, {})
+    assert len(shards) > 1
+    for digest, shard in shards.items():
+        assert shard["metadata"]["name"] == f"nimway-default-routes-{digest}"
+    for each in (head, *shards.values()):
+        assert each["metadata"]["labels"][TABLE_LABEL] == "nimway-default-routes"
+    whole = {
+        digest: decode_shard(digest, shard["binaryData"][KEY_PACKED])
+        for digest, shard in shards.items()
+    }
+    assert decode(head["data"], whole) == table
+
+
+def test_each_limit_of_a_proxy_is_a_variable_that_it_reads() -> None:
+    env = build_limits(samples.resolved_proxy(**samples.PROXY_LIMITS).spec)
+    settings = environment.read(env)
+    assert len(settings) == len(env) - 1, "the share of the access log is an option"
+    assert env["NIMWAY_ACCESS_LOG_SAMPLE"] == "0.1"
+    assert settings == {
+        "connections_max": 500,
+        "body_bytes_max": 1048576,
+        "bodies_bytes_max": 8388608,
+        "head_bytes_max": 32768,
+        "head_line_bytes_max": 8192,
+        "head_fields_max": 50,
+        "queue_requests_max": 100,
+        "queue_wait_max_s": 20.0,
+        "timeout_connect_s": 1.0,
+        "timeout_first_byte_s": 60.0,
+        "timeout_idle_s": 30.0,
+        "timeout_total_s": 600.0,
+        "timeout_head_s": 5.0,
+        "timeout_client_idle_s": 60.0,
+        "pass_authorization": True,
+    }
+
+
+def test_a_limit_left_out_is_left_to_the_proxy() -> None:
+    empty = {"limits": {}, "timeouts": {}, "passAuthorization": False}
+    assert build_limits(samples.resolved_proxy().spec) == {}
+    assert build_limits(samples.resolved_proxy(**empty).spec) == {}
+    assert build_limits(samples.resolved_proxy(limits={"queue": {"maxRequests": 0}}).spec) == {
+        "NIMWAY_QUEUE_REQUESTS_MAX": "0"
+    }
+
+
+def test_the_limits_of_the_api_are_told_with_the_proxys_defaults() -> None:
+    settings = Settings()
+    for text, value in (
+        ("10000", settings.connections_max),
+        ("64 MiB", settings.body_bytes_max // MIB),
+        ("256 MiB", settings.bodies_bytes_max // MIB),
+        ("64 KiB", settings.head_bytes_max // KIB),
+        ("16 KiB", settings.head_line_bytes_max // KIB),
+        ("100 if", settings.head_fields_max),
+        ("1000 requests", settings.queue_requests_max),
+        ("50 s", settings.queue_wait_max_s),
+        ("10 if", settings.timeout_head_s),
+        ("75 if", settings.timeout_client_idle_s),
+    ):
+        told = f"{ProxyLimits.model_json_schema()}{ProxyTimeouts.model_json_schema()}"
+        assert text in told
+        assert text.startswith(f"{value:g}")
 
 
 def test_the_users_variable_wins_over_ours_and_keeps_its_place() -> None:
@@ -104,6 +199,7 @@ def test_what_we_render_is_not_expanded_by_the_kubelet() -> None:
         {"rollout": {"maxSurge": 0, "maxUnavailable": 1}},
         {"service": {"annotations": {"a": "b"}}},
         {"queueName": "team-a"},
+        {"metrics": {"serviceMonitor": {}}},
         {"storage": {"pvc": {"size": "10Gi", "reclaim": "Delete"}}},
     ],
 )

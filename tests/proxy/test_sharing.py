@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from nimway import routes
+from nimway.proxy.endpoints import EndpointSlice, Target
 from nimway.proxy.feed import Feed
 from nimway.proxy.messages import ServiceEndpoints
 from nimway.tasks import spawn
@@ -24,17 +25,24 @@ class Store:
     table: routes.RoutingTable
     selectors: list[str] = field(default_factory=list)
     events: "asyncio.Queue[bytes]" = field(default_factory=asyncio.Queue)
+    own: list[EndpointSlice] = field(
+        default_factory=lambda: [
+            build_slice("s", "nimway-default", ("10.0.0.1", {}), ("10.0.0.2", {}))
+        ]
+    )
 
     async def list(self, path: str, query: dict[str, str], *, timeout_s: float) -> bytes:
         del timeout_s
         if path.endswith("configmaps"):
-            item = {"metadata": {"name": "x"}, "data": routes.encode(self.table)}
+            item = {
+                "metadata": {"name": "nimway-default-routes"},
+                "data": routes.encode(self.table),
+            }
             return msgspec.json.encode({"metadata": {"resourceVersion": "1"}, "items": [item]})
         self.selectors.append(query["labelSelector"])
         if query["labelSelector"] != OWN:
             return EMPTY
-        pods = build_slice("s", "nimway-default", ("10.0.0.1", {}), ("10.0.0.2", {}))
-        return msgspec.json.encode({"metadata": {"resourceVersion": "1"}, "items": [pods]})
+        return msgspec.json.encode({"metadata": {"resourceVersion": "1"}, "items": self.own})
 
     async def watch(
         self, path: str, query: dict[str, str], *, timeout_s: float
@@ -77,6 +85,22 @@ async def test_the_ready_pods_of_the_own_service_are_counted_and_followed() -> N
     item = build_slice("s", "nimway-default", ("10.0.0.1", {}), ("10.0.0.2", {"ready": False}))
     store.events.put_nowait(msgspec.json.encode({"type": "MODIFIED", "object": item}))
     await until(lambda: told.pods == [2, 1])
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def test_a_pod_with_two_address_families_takes_one_share() -> None:
+    store, told = build_store(routes.Policy(max_concurrency=8)), Told()
+    store.own = []
+    for kind, addresses in (("IPv4", ("10.0.0.1", "10.0.0.2")), ("IPv6", ("fd00::1", "fd00::2"))):
+        item = build_slice(kind, "nimway-default", *((address, {}) for address in addresses))
+        item.addressType = kind
+        for endpoint, uid in zip(item.endpoints or (), ("one", "two"), strict=True):
+            endpoint.targetRef = Target(uid)
+        store.own.append(item)
+    task = spawn(Feed(store, told, "system", "nimway-default-routes").run(), name="feed")
+    await until(lambda: bool(told.pods))
+    assert told.pods == [2]
     task.cancel()
     await asyncio.wait([task])
 

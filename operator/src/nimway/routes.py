@@ -1,15 +1,22 @@
 """The routing table: the one value that the operator decides and the proxy serves from.
 
-Owns its types and its form in a ConfigMap. It says which models exist, under which names, and
+Owns its types and its form in ConfigMaps. It says which models exist, under which names, and
 which Service stands behind each. It is made from declared specs alone, so a model scaled to zero
 stays in it; which pods are ready comes from EndpointSlices, which the proxy watches itself.
 It does no IO and imports the standard library only, so that a proxy worker stays small.
+
+A table lies in its *head*, the ConfigMap that has its version and revision. While it is small, its
+routes stand there too, for people to read. A larger one is cut into *shards*, each compressed in a
+ConfigMap of its own that is named by its content: it never changes, a change of one route makes
+one new shard, and a head that names all its shards is a whole table or none.
 """
 
+import base64
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeGuard
 
 FORMAT_VERSION = "1"
@@ -18,6 +25,28 @@ FORMAT_VERSION = "1"
 KEY_VERSION = "version"
 KEY_REVISION = "revision"
 KEY_ROUTES = "routes.json"
+KEY_SHARDS = "shards"
+"""In the head of a large table: a line for each shard, its digest and its number of routes."""
+
+KEY_PACKED = "routes.json.gz"
+"""In a shard's `binaryData`."""
+
+TABLE_LABEL = "nimway.dev/routes"
+"""Label of a table's ConfigMaps, by which a proxy finds them: the name of the head."""
+
+READABLE_BYTES_MAX = 400_000
+"""Above this many bytes of JSON, without its indentation, a table is cut into shards."""
+
+SHARD_BYTES_MIN = 256 * 1024
+SHARD_BYTES_MAX = 900_000
+"""JSON in one shard: below the 1 MiB of a ConfigMap even where it cannot be compressed."""
+
+TABLE_BYTES_MAX = 16 * 1024 * 1024
+"""JSON of a whole table: 60,000 models with ordinary names, 15,000 with the longest."""
+
+_CUTS = 256
+"""One key in so many may end a shard. The keys themselves decide, so that a new route changes its
+own shard and not all that follow."""
 
 MODEL_ENDPOINTS_SELECTOR = "app.kubernetes.io/managed-by=nimway,app.kubernetes.io/component=model"
 """Label selector of the EndpointSlices behind routes: they carry the labels of their Service."""
@@ -36,6 +65,14 @@ HTTP_PORT_NAME = "http"
 
 class RoutesError(ValueError):
     """A ConfigMap does not hold a valid routing table; the text names the key or field."""
+
+
+class MissingShardError(RoutesError):
+    """The head names a shard that is not there, or not there yet."""
+
+
+class TableTooLargeError(ValueError):
+    """A table does not fit; the text says by how much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +127,24 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class Shard:
+    """A part of a large table: a hash of its content, and how many routes it has."""
+
+    digest: str
+    routes: int
+
+
+@dataclass(frozen=True, slots=True)
 class RoutingTable:
-    """All routes of one NIMProxy, ordered by key, and the revision: a hash of their content."""
+    """All routes of one NIMProxy, ordered by key, and the revision: a hash of their content.
+
+    `shards` are the parts of a table that is too large to be read by people, in order.
+    """
 
     routes: tuple[Route, ...]
     revision: str
+    shards: tuple[Shard, ...] = ()
+    json_bytes: int = field(default=0, compare=False)
 
     @property
     def namespaces(self) -> frozenset[str]:
@@ -106,47 +156,160 @@ def build_table(routes: "Mapping[str, Route] | list[Route] | tuple[Route, ...]")
     """Order `routes` and hash them: equal content gives equal bytes and an equal revision."""
     values = routes.values() if isinstance(routes, Mapping) else routes
     ordered = tuple(sorted(values, key=lambda route: (route.namespace, route.name)))
-    return RoutingTable(routes=ordered, revision=_revision(_routes_json(ordered)))
+    lines = [_line(route) for route in ordered]
+    size = sum(map(len, lines))
+    if size <= READABLE_BYTES_MAX:
+        return RoutingTable(ordered, _digest(_readable(ordered)), json_bytes=size)
+    shards = tuple(Shard(_digest(_join(part)), len(part)) for part in _cut(ordered, lines))
+    return RoutingTable(ordered, _digest(_list_shards(shards)), shards, size)
 
 
 def encode(table: RoutingTable) -> dict[str, str]:
-    """Return the `data` of the routing ConfigMap: deterministic, and readable by a person."""
-    return {
-        KEY_VERSION: FORMAT_VERSION,
-        KEY_REVISION: table.revision,
-        KEY_ROUTES: _routes_json(table.routes),
-    }
-
-
-def decode(data: Mapping[str, str]) -> RoutingTable:
-    """Read the `data` of a routing ConfigMap.
+    """Return the `data` of the table's head: deterministic, and readable by a person.
 
     Raises:
+        TableTooLargeError: it has more than `TABLE_BYTES_MAX` of JSON.
+    """
+    if table.json_bytes > TABLE_BYTES_MAX:
+        raise TableTooLargeError(
+            f"the routing table of {len(table.routes)} models has {table.json_bytes} bytes, "
+            f"more than {TABLE_BYTES_MAX}"
+        )
+    content = (
+        {KEY_SHARDS: _list_shards(table.shards)}
+        if table.shards
+        else {KEY_ROUTES: _readable(table.routes)}
+    )
+    return {KEY_VERSION: FORMAT_VERSION, KEY_REVISION: table.revision, **content}
+
+
+def encode_shards(table: RoutingTable, known: Mapping[str, str]) -> dict[str, str]:
+    """Return the shards' `binaryData[KEY_PACKED]` by digest: base64 of gzip of JSON.
+
+    What is `known` from before (the same form) is taken over, for compressing takes time.
+    """
+    packed, at = {}, 0
+    for shard in table.shards:
+        part = table.routes[at : at + shard.routes]
+        at += shard.routes
+        packed[shard.digest] = known.get(shard.digest) or _pack(_join(map(_line, part)))
+    return packed
+
+
+def shard_name(head: str, digest: str) -> str:
+    """Return the name of the ConfigMap of a shard, given its head's."""
+    return f"{head}-{digest}"
+
+
+def decode(
+    data: Mapping[str, str], shards: "Mapping[str, tuple[Route, ...]] | None" = None
+) -> RoutingTable:
+    """Read the `data` of a table's head; `shards` are the routes of each shard, by its digest.
+
+    Raises:
+        MissingShardError: a shard that the head names is not among `shards`.
         RoutesError: a key is missing, the version is unknown, the content does not match its
             revision, or an entry is malformed or claims a name twice. Nothing partial is returned.
     """
     version = data.get(KEY_VERSION)
     if version != FORMAT_VERSION:
         raise RoutesError(f"{KEY_VERSION}: expected {FORMAT_VERSION!r}, found {version!r}")
-    text = data.get(KEY_ROUTES)
+    key = KEY_SHARDS if KEY_SHARDS in data else KEY_ROUTES
+    text = data.get(key)
     if text is None:
         raise RoutesError(f"{KEY_ROUTES}: missing")
-    if data.get(KEY_REVISION) != _revision(text):
-        raise RoutesError(f"{KEY_REVISION}: does not match the content of {KEY_ROUTES}")
-    try:
-        entries = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RoutesError(f"{KEY_ROUTES}: not JSON: {error}") from error
-    if not isinstance(entries, dict):
-        raise RoutesError(f"{KEY_ROUTES}: expected an object")
-    table = build_table([_decode_route(key, entry) for key, entry in entries.items()])
+    revision = _digest(text)
+    if data.get(KEY_REVISION) != revision:
+        raise RoutesError(f"{KEY_REVISION}: does not match the content of {key}")
+    if key == KEY_SHARDS:
+        named = _read_shards(text)
+        table = RoutingTable(_gather(named, shards or {}), revision, named)
+    else:
+        routes = sorted(_decode_routes(text), key=lambda route: (route.namespace, route.name))
+        table = RoutingTable(tuple(routes), revision)
     _refuse_duplicates(table)
     return table
 
 
-def _routes_json(routes: tuple[Route, ...]) -> str:
+def decode_shard(digest: str, packed: str) -> tuple[Route, ...]:
+    """Read a shard's `binaryData[KEY_PACKED]`.
+
+    Raises:
+        RoutesError: it is damaged, too large, not the content that `digest` names, or malformed.
+    """
+    try:
+        unpacker = zlib.decompressobj(_GZIP)
+        limit = SHARD_BYTES_MAX + 1
+        content = unpacker.decompress(base64.b64decode(packed, validate=True), limit)
+        text = content.decode()
+    except (ValueError, zlib.error) as error:
+        raise RoutesError(f"{KEY_PACKED}: {error}") from error
+    if not unpacker.eof or _digest(text) != digest:
+        raise RoutesError(f"{KEY_PACKED}: does not match the digest {digest}")
+    return tuple(_decode_routes(text))
+
+
+_GZIP = 16 + zlib.MAX_WBITS
+"""The gzip format (zlib manual, `deflateInit2`), so that `gunzip` reads it; its time stays 0."""
+
+
+def _readable(routes: tuple[Route, ...]) -> str:
     entries = {route.key: _encode_route(route) for route in routes}
     return json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
+
+
+def _line(route: Route) -> str:
+    entry = json.dumps(_encode_route(route), separators=(",", ":"))
+    return f"{json.dumps(route.key)}:{entry}"
+
+
+def _join(lines: Iterable[str]) -> str:
+    return "{" + ",\n".join(lines) + "}\n"
+
+
+def _cut(routes: tuple[Route, ...], lines: list[str]) -> Iterator[list[str]]:
+    """Yield the lines of each shard."""
+    part: list[str] = []
+    size = 0
+    for route, line in zip(routes, lines, strict=True):
+        added = len(line) + 2
+        if part and size + added > SHARD_BYTES_MAX - 2:
+            yield part
+            part, size = [], 0
+        part.append(line)
+        size += added
+        if size >= SHARD_BYTES_MIN and zlib.crc32(route.key.encode()) % _CUTS == 0:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+def _pack(text: str) -> str:
+    packer = zlib.compressobj(wbits=_GZIP)
+    return base64.b64encode(packer.compress(text.encode()) + packer.flush()).decode()
+
+
+def _list_shards(shards: tuple[Shard, ...]) -> str:
+    return "".join(f"{shard.digest} {shard.routes}\n" for shard in shards)
+
+
+def _read_shards(text: str) -> tuple[Shard, ...]:
+    shards = []
+    for line in text.splitlines():
+        digest, _, count = line.partition(" ")
+        if not (digest.isalnum() and count.isdecimal()):
+            raise RoutesError(f"{KEY_SHARDS}: {line!r}: expected a digest and a number")
+        shards.append(Shard(digest, int(count)))
+    return tuple(shards)
+
+
+def _gather(named: tuple[Shard, ...], shards: Mapping[str, tuple[Route, ...]]) -> tuple[Route, ...]:
+    missing = [shard.digest for shard in named if shard.digest not in shards]
+    if missing:
+        text = f"{len(missing)} of {len(named)} are not there, {missing[0]} the first"
+        raise MissingShardError(f"{KEY_SHARDS}: {text}")
+    return tuple(route for shard in named for route in shards[shard.digest])
 
 
 def _encode_route(route: Route) -> dict[str, Any]:
@@ -169,8 +332,18 @@ def _encode_route(route: Route) -> dict[str, Any]:
     return {**entry, "policy": policy} if policy else entry
 
 
-def _revision(text: str) -> str:
+def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _decode_routes(text: str) -> Iterator[Route]:
+    try:
+        entries = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RoutesError(f"{KEY_ROUTES}: not JSON: {error}") from error
+    if not isinstance(entries, dict):
+        raise RoutesError(f"{KEY_ROUTES}: expected an object")
+    return (_decode_route(key, entry) for key, entry in entries.items())
 
 
 def _decode_route(key: str, entry: Any) -> Route:

@@ -15,6 +15,8 @@ from nimway.api.base import (
     rules,
 )
 from nimway.api.kubernetes import LabelSelector, Placement, ResourceRequirements
+from nimway.api.monitoring import Metrics
+from nimway.api.nimmodel import RoutingQueue, RoutingTimeouts
 
 ALL_NAMESPACES = "*"
 
@@ -32,6 +34,72 @@ class ProxyService(ApiModel):
     labels: Labels | None = Field(None, description="Labels of the Service; Nimway's own win.")
 
 
+class ProxyLimits(ApiModel):
+    """What one worker of a proxy takes on; what is beyond is refused, and the client is told."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "(has(self.maxBodyBytes) ? self.maxBodyBytes : 67108864) <= "
+                "(has(self.maxBufferedBytes) ? self.maxBufferedBytes : 268435456)",
+                "limits: maxBodyBytes (64 MiB if absent) must not be above maxBufferedBytes "
+                "(256 MiB if absent)",
+            ),
+            (
+                "(has(self.maxHeaderLineBytes) ? self.maxHeaderLineBytes : 16384) <= "
+                "(has(self.maxHeaderBytes) ? self.maxHeaderBytes : 65536)",
+                "limits: maxHeaderLineBytes (16 KiB if absent) must not be above maxHeaderBytes "
+                "(64 KiB if absent)",
+            ),
+        )
+    )
+
+    max_connections: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        None, description="Clients' connections, 10000 if absent; 503 beyond."
+    )
+    max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] | None = Field(
+        None, description="Largest body of a request, 64 MiB if absent; 413 beyond."
+    )
+    max_buffered_bytes: Annotated[int, Field(ge=1024, le=1 << 36)] | None = Field(
+        None,
+        description="Bodies of requests in memory, all together, 256 MiB if absent; 503 beyond. "
+        "Give the pod memory for it.",
+    )
+    max_header_bytes: Annotated[int, Field(ge=1024, le=1 << 20)] | None = Field(
+        None, description="Head of a request, 64 KiB if absent; 431 beyond."
+    )
+    max_header_line_bytes: Annotated[int, Field(ge=1024, le=1 << 20)] | None = Field(
+        None, description="A line of a head, 16 KiB if absent; 431 beyond."
+    )
+    max_headers: Annotated[int, Field(ge=10, le=1000)] | None = Field(
+        None, description="Fields of a head, 100 if absent; 431 beyond."
+    )
+    queue: RoutingQueue | None = Field(
+        None,
+        description="For models whose `routing.queue` says nothing: 1000 requests and 50 s if "
+        "absent.",
+    )
+
+
+class ProxyTimeouts(RoutingTimeouts):
+    """Waits. Those that a model's `routing.timeouts` has too hold where it says nothing."""
+
+    head_seconds: Annotated[int, Field(ge=1, le=600)] | None = Field(
+        None, description="For a client to send a whole head, 10 if absent."
+    )
+    client_idle_seconds: Annotated[int, Field(ge=1, le=3600)] | None = Field(
+        None, description="Until a client's connection without a request is closed, 75 if absent."
+    )
+
+
+class AccessLog(ApiModel):
+    """The proxy's log of requests: a line of JSON each, without prompts and keys."""
+
+    sample_percent: Annotated[int, Field(ge=0, le=100)] = Field(
+        100, description="Share of requests that get a line: one in 100/n, rounded. 0 for none."
+    )
+
+
 class NIMProxySpec(Placement):
     """What the user wants: how many proxies, and whose models they serve."""
 
@@ -41,7 +109,11 @@ class NIMProxySpec(Placement):
                 "!has(self.namespaces) || !self.namespaces.exists(name, name == '*') || "
                 "self.namespaces.size() == 1",
                 "namespaces: '*' stands for all namespaces and must stand alone",
-            )
+            ),
+            (
+                "!has(self.namespaces) || !has(self.namespaceSelector)",
+                "namespaceSelector: must not be set together with namespaces",
+            ),
         )
     )
 
@@ -77,6 +149,25 @@ class NIMProxySpec(Placement):
         description="Namespaces whose models are served, the first wins a name; '*' for all. "
         "Only its own if absent.",
     )
+    namespace_selector: LabelSelector | None = Field(
+        None,
+        description="Labels of the namespaces whose models are served, an empty selector for all; "
+        "the oldest model has a name.",
+    )
+    limits: ProxyLimits | None = Field(
+        None, description="What each worker takes on. A change replaces the pods, one by one."
+    )
+    timeouts: ProxyTimeouts | None = Field(
+        None, description="Waits of a request and of connections."
+    )
+    pass_authorization: bool = Field(
+        default=False,
+        description="Pass the client's `Authorization` on to the model; it is removed otherwise.",
+    )
+    access_log: AccessLog | None = Field(
+        None, description="The log of requests; every one if absent."
+    )
+    metrics: Metrics | None = Field(None, description="How the proxies' metrics are collected.")
     drain_seconds: Annotated[int, Field(ge=0, le=7200)] = Field(
         600, description="Longest time a stopping proxy may take to finish its requests."
     )

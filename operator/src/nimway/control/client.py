@@ -22,6 +22,7 @@ from nimway.control.kinds import FIELD_MANAGER, Kind, Manifest
 
 REQUEST_TIMEOUT_S = 30.0
 LIST_PAGE_ITEMS = 100
+WATCH_GRACE_S = 5.0
 CONNECTIONS_MAX = 64
 
 CREATE_ONLY_VERSION = "1"
@@ -104,6 +105,38 @@ class KubeClient:
             if not token:
                 return
             query["continue"] = token
+
+    async def watch(
+        self, kind: Kind, version: str, *, selector: str, timeout_s: float
+    ) -> AsyncIterator[tuple[str, Manifest]]:
+        """Yield events (type and object) of all namespaces since `version` for about `timeout_s`.
+
+        Raises:
+            ApiError: the watch was refused, broke, or said what cannot be read.
+        """
+        query = {"watch": "true", "resourceVersion": version, "labelSelector": selector}
+        query["timeoutSeconds"] = str(max(1, int(timeout_s)))
+        path = f"{kind.path()}?{urlencode(query)}"
+        headers = {"Accept": _JSON, "User-Agent": self._agent}
+        await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, "GET", None)
+        limit: Any = aiohttp.ClientTimeout(total=timeout_s + WATCH_GRACE_S)
+        try:
+            answer = await self._api.call_api(
+                "GET", f"{self._host}{path}", headers, _request_timeout=limit
+            )
+            async with answer.response as response:
+                if answer.status >= 400:  # noqa: PLR2004 - HTTP's boundary, as below
+                    raise _error(answer.status, await response.read())
+                carry = b""
+                async for chunk in response.content.iter_any():
+                    *lines, carry = (carry + chunk).split(b"\n")
+                    for line in lines:
+                        event = msgspec.json.decode(line)
+                        yield event["type"], event["object"]
+        except TimeoutError:
+            return
+        except (aiohttp.ClientError, OSError, msgspec.DecodeError) as error:
+            raise TransientError(0, "NoAnswer", f"GET {path}: {error!r}") from error
 
     async def apply(self, kind: Kind, manifest: Manifest, *, subresource: str = "") -> Manifest:
         """Apply `manifest` on the server under our field manager, and return the whole object.

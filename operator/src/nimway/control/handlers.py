@@ -12,7 +12,7 @@ import kopf
 from kubernetes.aio import client as kubernetes_client
 
 from nimway.control.client import kopf_login
-from nimway.control.kinds import MANAGED_SELECTOR, OWNERS, WATCHED, Kind, Manifest
+from nimway.control.kinds import SELECTED_BY, WATCHED, Kind, Manifest
 
 Seen = Callable[[Kind, "str | None", Manifest], None]
 """Called with the kind, the event's type (None while listing) and the object."""
@@ -77,9 +77,8 @@ def build_settings() -> kopf.OperatorSettings:
     settings.queueing.exit_timeout = 0.5
     settings.process.ultimate_exiting_timeout = 20
     for kind in WATCHED:
-        if kind not in OWNERS:
-            selector = kopf_selector(kind)
-            settings.watching.label_selectors[selector] = MANAGED_SELECTOR
+        if SELECTED_BY[kind]:
+            settings.watching.label_selectors[kopf_selector(kind)] = SELECTED_BY[kind]
     return settings
 
 

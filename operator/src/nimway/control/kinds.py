@@ -66,6 +66,9 @@ CLAIM = Kind("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim")
 DISRUPTION_BUDGET = Kind("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
 ROLE_BINDING = Kind("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding")
 POD = Kind("", "v1", "pods", "Pod")
+NAMESPACE = Kind("", "v1", "namespaces", "Namespace")
+SERVICE_MONITOR = Kind("monitoring.coreos.com", "v1", "servicemonitors", "ServiceMonitor")
+EVENT = Kind("", "v1", "events", "Event")
 LEASE = Kind("coordination.k8s.io", "v1", "leases", "Lease")
 
 OWNERS = (MODEL, PROXY)
@@ -82,5 +85,14 @@ CHILDREN = (
 )
 """What the operator writes."""
 
-WATCHED = (*OWNERS, *CHILDREN, POD)
-BY_KIND = {kind.kind: kind for kind in WATCHED}
+OPTIONAL = (SERVICE_MONITOR,)
+"""What the operator writes where its kind is served."""
+
+WATCHED = (*OWNERS, *CHILDREN, POD, NAMESPACE)
+
+SELECTED_BY = {
+    kind: "" if kind in (*OWNERS, NAMESPACE) else MANAGED_SELECTOR for kind in (*WATCHED, *OPTIONAL)
+}
+"""Label selector with which each kind is listed and watched; "" for all objects of it."""
+
+BY_KIND = {kind.kind: kind for kind in SELECTED_BY}

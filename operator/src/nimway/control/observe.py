@@ -12,11 +12,12 @@ from nimway.control.client import KubeClient
 from nimway.control.context import STATUS_DELAY_S
 from nimway.control.kinds import (
     CHILDREN,
-    MANAGED_SELECTOR,
     MODEL,
+    NAMESPACE,
     OWNERS,
     POD,
     PROXY,
+    SELECTED_BY,
     Kind,
     Manifest,
     Ref,
@@ -79,10 +80,9 @@ class Observer:
         Raises:
             ApiError: a list failed; what was listed before it is taken over.
         """
-        scope = self._settings.namespaces
         # Children first: an owner that is created meanwhile must not look absent.
-        for kind in (*CHILDREN, POD, *OWNERS):
-            await self._list(kind, scope)
+        for kind in (*CHILDREN, POD, NAMESPACE, *OWNERS):
+            await self.relist(kind)
         first = self.last_resync_s is None
         self.last_resync_s = self._clock()
         for ref in self._store.refs(PROXY):
@@ -91,14 +91,23 @@ class Observer:
             delay_s = START_DELAY_S if first else jitter() * RESYNC_SPREAD_S
             self._workers.mark(ref, delay_s=delay_s)
 
-    async def _list(self, kind: Kind, scope: frozenset[str] | None) -> None:
+    async def relist(self, kind: Kind) -> str:
+        """List one kind afresh, drop its ghosts, and return the version to watch from.
+
+        Raises:
+            ApiError: the list failed.
+        """
+        scope = None if kind == NAMESPACE else self._settings.namespaces
         namespaces: list[str | None] = [None] if scope is None else [*sorted(scope)]
-        selector = "" if kind in OWNERS else MANAGED_SELECTOR
+        first = ""
         for namespace in namespaces:
             seen: set[Ref] = set()
             version = "0"
-            async for page, listed in self._client.pages(kind, namespace, selector=selector):
+            async for page, listed in self._client.pages(
+                kind, namespace, selector=SELECTED_BY[kind]
+            ):
                 version = listed
+                first = first or listed
                 for manifest in page:
                     ref = ref_of(kind, manifest)
                     seen.add(ref)
@@ -110,10 +119,15 @@ class Observer:
             for ref, owner in self._store.prune(kind, where, seen, version):
                 _log.info("forgetting: %s reason='not in a fresh list'", ref)
                 self._mark(kind, ref, {owner}, Change.CONTENT)
+        return first
 
     def _mark(self, kind: Kind, ref: Ref, owners: set[str], change: Change) -> None:
         at_once = change is Change.CONTENT and kind != POD
         delay_s = 0.0 if at_once else STATUS_DELAY_S
+        if kind == NAMESPACE:
+            if at_once:
+                self._mark_selecting_proxies()
+            return
         if kind in OWNERS:
             self._workers.mark(ref, delay_s=delay_s)
             if kind == MODEL and at_once:
@@ -124,3 +138,10 @@ class Observer:
             owner = self._store.owner_of(uid) if uid else None
             if owner is not None:
                 self._workers.mark(owner, delay_s=delay_s)
+
+    def _mark_selecting_proxies(self) -> None:
+        """A namespace came, went, or has other labels: who selects by them looks again."""
+        for ref in self._store.refs(PROXY):
+            live = self._store.get(PROXY, ref.namespace, ref.name)
+            if live is not None and "namespaceSelector" in live.get("spec", {}):
+                self._workers.mark(ref)

@@ -1,10 +1,12 @@
 """Reconciles one NIMProxy: its routing table first, then its rights, its pods and its status."""
 
+import logging
 from dataclasses import dataclass
 
 from nimway.api.status import Reason
-from nimway.control import conditions
+from nimway.control import claims, conditions
 from nimway.control.apply import OwnerGoneError
+from nimway.control.claims import NO_MEMORY, RESERVED_ANNOTATION, Memory
 from nimway.control.client import NamespaceTerminatingError
 from nimway.control.conditions import Problem, ProxyFacts
 from nimway.control.context import Context
@@ -16,16 +18,22 @@ from nimway.control.kinds import (
     CONFIG_MAP,
     DEPLOYMENT,
     MODEL,
+    NAMESPACE,
     POD,
     PROXY,
     ROLE_BINDING,
+    SERVICE_MONITOR,
     Kind,
     Manifest,
     Ref,
 )
+from nimway.control.plan import is_ours
 from nimway.control.problems import REPORTED, outcome_of
 from nimway.control.resolve import Owner, ResolvedProxy, resolve_proxy
-from nimway.control.routing import Candidate, Decision, candidate, decide
+from nimway.control.routing import Candidate, Decision, candidate, decide, matches
+from nimway.routes import KEY_PACKED, RoutesError, TableTooLargeError, decode, decode_shard
+
+_log = logging.getLogger(__name__)
 
 TABLE_UNCHANGED_HOLD_S = 0.05
 NAMESPACES_LISTED_MAX = 4
@@ -41,12 +49,23 @@ class _Listed:
     candidates: list[Candidate]
 
 
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """A decision, and what it was made of."""
+
+    generation: int
+    listed: _Listed
+    decision: Decision
+
+
 class ProxyReconciler:
     """Makes a NIMProxy's table, children and status follow its spec and the models."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._listed: dict[str, _Listed] = {}
+        self._decided: dict[str, _Decided] = {}
+        self._packed: dict[str, dict[str, str]] = {}
 
     async def reconcile(self, ref: Ref) -> None:
         """Do it once.
@@ -59,7 +78,9 @@ class ProxyReconciler:
         if live is None:
             context.mark_models(context.book.forget(key))
             context.channel.follow(key, {})
-            self._listed.pop(key, None)
+            context.loads.forget(key)
+            for memory in (self._listed, self._decided, self._packed):
+                memory.pop(key, None)
             await self.sweep()
             return
         if "deletionTimestamp" in live["metadata"]:
@@ -112,18 +133,103 @@ class ProxyReconciler:
     async def _apply(self, live: Manifest, key: str) -> Problem | None:
         context = self._context
         proxy = resolve_proxy(live, trusted=context.settings.trusted)
-        models = await self._models(key, proxy)
-        decision = decide(models, proxy.namespaces, proxy.spec.model_selector)
-        children = desired.build_rights(proxy, decision.table.namespaces, context.settings.proxy)
-        table = desired.build_routes(proxy, decision.table)
+        decision = await self._decide(key, proxy)
+        rights = desired.build_rights(proxy, decision.table.namespaces, context.settings.proxy)
+        tables, problem = self._build_tables(key, proxy, decision)
         workload = desired.build_workload(proxy, context.settings.proxy)
-        everything = [*children, (CONFIG_MAP, table), *workload]
+        monitor = desired.build_proxy_monitor(proxy)
+        if monitor is not None and context.monitors.served:
+            workload.append((SERVICE_MONITOR, monitor))
+        everything = [*rights, *tables, *workload]
         await context.applier.confirm(proxy.owner, everything)
-        await self._bind(children, proxy.owner)
-        problem = await self._publish(proxy, key, decision, table)
+        await self._bind(rights, proxy.owner)
+        if problem is None:
+            await self._publish(proxy.owner, key, decision, tables)
         await context.applier.apply_all(workload, proxy.owner)
         await context.applier.prune(everything, proxy.owner)
         return problem
+
+    async def _decide(self, key: str, proxy: ResolvedProxy) -> Decision:
+        """Decide the table; reports of pods and status writes alone lead to no other."""
+        context, namespaces = self._context, self._namespaces(proxy)
+        listed = await self._list(key, namespaces)
+        now_s = context.wall().timestamp()
+        known = self._decided.get(key)
+        if known and known.listed is listed and known.generation == proxy.generation:
+            due_s = known.decision.due_s
+            if due_s is None or now_s < due_s:
+                return known.decision
+        spec, models = proxy.spec, listed.candidates
+        if spec.namespace_selector is not None and namespaces is not None:
+            # No order among them decides about names: the oldest model does.
+            chosen = frozenset(namespaces)
+            models = [each for each in models if each.namespace in chosen]
+        decision = decide(
+            models,
+            proxy.namespaces,
+            spec.model_selector,
+            proxy=key,
+            memory=self._memory(key, proxy.owner),
+            now_s=now_s,
+        )
+        self._decided[key] = _Decided(proxy.generation, listed, decision)
+        return decision
+
+    def _memory(self, key: str, owner: Owner) -> Memory:
+        """Return what the last decision left: this process's, else what the table in force says."""
+        context = self._context
+        last = context.book.decision(key)
+        if last is not None:
+            return last.memory
+        head_name = names.routes_name(owner.name)
+        head = context.store.get(CONFIG_MAP, owner.namespace, head_name)
+        if head is None or not is_ours(CONFIG_MAP, head, owner):
+            return NO_MEMORY
+        holders = {}
+        try:
+            shards = {
+                digest: decode_shard(digest, each["binaryData"][KEY_PACKED])
+                for _, each in context.store.children(owner.uid, CONFIG_MAP)
+                if KEY_PACKED in each.get("binaryData", {})
+                and (digest := each["metadata"]["name"].removeprefix(f"{head_name}-"))
+            }
+            for route in decode(head.get("data", {}), shards).routes:
+                for name in (*route.names, *route.adapters):
+                    holders[name.casefold()] = route.key
+        except RoutesError as error:
+            _log.warning("the table in force tells no holders of names: error=%s", error)
+        annotations = head["metadata"].get("annotations", {})
+        return Memory(holders, claims.decode(annotations.get(RESERVED_ANNOTATION, "")))
+
+    def _namespaces(self, proxy: ResolvedProxy) -> tuple[str, ...] | None:
+        """Return the namespaces that a proxy serves, None for all."""
+        selector, store = proxy.spec.namespace_selector, self._context.store
+        if selector is None:
+            return proxy.namespaces
+        found = []
+        for ref in store.refs(NAMESPACE):
+            live = store.get(NAMESPACE, ref.namespace, ref.name)
+            if live is not None and matches(selector, live["metadata"].get("labels") or {}):
+                found.append(ref.name)
+        return tuple(sorted(found))
+
+    def _build_tables(
+        self, key: str, proxy: ResolvedProxy, decision: Decision
+    ) -> tuple[list[tuple[Kind, Manifest]], Problem | None]:
+        """Return the table's ConfigMaps, the head last; if it does not fit, those in force."""
+        try:
+            head = desired.build_routes(proxy, decision.table)
+        except TableTooLargeError as error:
+            text = f"{error}: spread the models over several NIMProxies"
+            kept = list(self._context.store.children(proxy.owner.uid, CONFIG_MAP))
+            return kept, Problem(Reason.TABLE_TOO_LARGE, text, stalled=True)
+        if reserved := claims.encode(decision.reservations):
+            head["metadata"]["annotations"] = {RESERVED_ANNOTATION: reserved}
+        shards = desired.build_shards(proxy, decision.table, self._packed.get(key, {}))
+        self._packed[key] = {
+            digest: shard["binaryData"][KEY_PACKED] for digest, shard in shards.items()
+        }
+        return [(CONFIG_MAP, each) for each in (*shards.values(), head)], None
 
     async def _bind(self, children: list[tuple[Kind, Manifest]], owner: Owner) -> None:
         """Make the rights; a served namespace that is going must not keep the table waiting."""
@@ -135,29 +241,28 @@ class ProxyReconciler:
                     raise
 
     async def _publish(
-        self, proxy: ResolvedProxy, key: str, decision: Decision, table: Manifest
-    ) -> Problem | None:
-        """Write the table; one that does not fit leaves the last good one in force."""
-        context, owner = self._context, proxy.owner
-        size = desired.table_bytes(table)
-        if size > desired.TABLE_BYTES_MAX:
-            text = (
-                f"the routing table of {len(decision.routes)} models has {size} bytes, more than "
-                f"{desired.TABLE_BYTES_MAX}: spread the models over several NIMProxies"
-            )
-            return Problem(Reason.TABLE_TOO_LARGE, text, stalled=True)
+        self, owner: Owner, key: str, decision: Decision, tables: list[tuple[Kind, Manifest]]
+    ) -> None:
+        """Write the table: its shards, then the head that names them. Old shards go later."""
+        context = self._context
+        *shards, (_, head) = tables
+        for kind, shard in shards:
+            await context.applier.apply(kind, shard, owner)
         before = context.store.get(CONFIG_MAP, owner.namespace, names.routes_name(owner.name))
-        answer = await context.applier.apply(CONFIG_MAP, table, owner)
+        answer = await context.applier.apply(CONFIG_MAP, head, owner)
         written = before is None or (
             before["metadata"]["resourceVersion"] != answer["metadata"]["resourceVersion"]
         )
         hold_s = context.settings.table_period_s if written else TABLE_UNCHANGED_HOLD_S
-        context.workers.hold(Ref(PROXY.kind, owner.namespace, owner.name), hold_s)
+        ref = Ref(PROXY.kind, owner.namespace, owner.name)
+        context.workers.hold(ref, hold_s)
+        if decision.due_s is not None:
+            delay_s = max(0.0, decision.due_s - context.wall().timestamp())
+            context.workers.mark(ref, delay_s=delay_s)
         context.metrics.routes.labels(owner.namespace, owner.name).set(len(decision.routes))
         context.mark_models(context.book.decide(key, decision))
-        return None
 
-    async def _models(self, key: str, proxy: ResolvedProxy) -> list[Candidate]:
+    async def _list(self, key: str, namespaces: tuple[str, ...] | None) -> _Listed:
         """Return the models of a list that is fresh since the last known change of any model.
 
         What others depend on is never built from a cache; but status writes and the proxies' own
@@ -165,17 +270,17 @@ class ProxyReconciler:
         """
         changes = self._context.store.changes(MODEL)
         known = self._listed.get(key)
-        if known and (known.changes, known.namespaces) == (changes, proxy.namespaces):
-            return known.candidates
-        candidates = await self._candidates(proxy)
-        self._listed[key] = _Listed(changes, proxy.namespaces, candidates)
-        return candidates
+        if known and (known.changes, known.namespaces) == (changes, namespaces):
+            return known
+        listed = _Listed(changes, namespaces, await self._candidates(namespaces))
+        self._listed[key] = listed
+        return listed
 
-    async def _candidates(self, proxy: ResolvedProxy) -> list[Candidate]:
+    async def _candidates(self, namespaces: tuple[str, ...] | None) -> list[Candidate]:
         scope = self._context.settings.namespaces
-        wanted = proxy.namespaces if scope is None else tuple(sorted(scope))
-        if wanted is not None and scope is not None and proxy.namespaces is not None:
-            wanted = tuple(name for name in proxy.namespaces if name in scope)
+        wanted = namespaces if scope is None else tuple(sorted(scope))
+        if scope is not None and namespaces is not None:
+            wanted = tuple(name for name in namespaces if name in scope)
         few = wanted is not None and (scope is not None or len(wanted) <= NAMESPACES_LISTED_MAX)
         found = []
         for namespace in wanted if few and wanted is not None else (None,):
@@ -188,8 +293,13 @@ class ProxyReconciler:
         pods = [pod_facts(pod) for _, pod in context.store.children(metadata["uid"], POD)]
         ready = [pod for pod in pods if pod.ready and pod.address and not pod.deleting]
         affected = context.book.pods(key, (pod.uid for pod in ready), context.clock())
+        wanted = live.get("spec", {}).get("replicas", 2)
+        # A pod that drains is heard until it is gone: its requests count as well.
+        context.channel.follow(key, context.loads.follow(key, pods, wanted=wanted))
+        for pod in ready:
+            if (state := context.loads.state(key, pod.uid)) is not None:
+                affected |= context.book.report(key, pod.uid, state, context.clock())
         context.mark_models(affected)
-        context.channel.follow(key, {pod.uid: pod.address for pod in ready})
         facts = self._facts(live, key, pods, problem)
         status = self._status(live, key, facts)
         verdicts = conditions.proxy_verdicts(facts)

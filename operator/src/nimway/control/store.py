@@ -15,7 +15,18 @@ from typing import Any
 import msgspec
 
 from nimway.control.desired.names import OWNER_LABEL
-from nimway.control.kinds import CHILDREN, FIELD_MANAGER, OWNERS, POD, Kind, Manifest, Ref
+from nimway.control.kinds import (
+    CHILDREN,
+    FIELD_MANAGER,
+    NAMESPACE,
+    OPTIONAL,
+    OWNERS,
+    POD,
+    Kind,
+    Manifest,
+    Ref,
+)
+from nimway.control.sleep import rounded_s, usual_s
 
 TOMBSTONES_MAX = 10_000
 """How many deletions are remembered, so that a late answer does not bring an object back."""
@@ -175,7 +186,7 @@ def ref_of(kind: Kind, manifest: Manifest) -> Ref:
 
 def owner_uid(kind: Kind, manifest: Manifest) -> str:
     """Return the uid of the owner: the label, else the controller reference, else ""."""
-    if kind in OWNERS:
+    if kind in (*OWNERS, NAMESPACE):
         return ""
     metadata = manifest["metadata"]
     label = metadata.get("labels", {}).get(OWNER_LABEL)
@@ -205,7 +216,9 @@ def _trim(kind: Kind, manifest: Manifest) -> Manifest:
     managed = metadata.pop("managedFields", ())
     if kind == POD:
         return _trim_pod(metadata, manifest)
-    if kind in CHILDREN:
+    if kind == NAMESPACE:
+        return {"metadata": {key: metadata[key] for key in _NAMESPACE_METADATA if key in metadata}}
+    if kind in (*CHILDREN, *OPTIONAL):
         metadata["managedFields"] = [
             entry
             for entry in managed
@@ -216,6 +229,7 @@ def _trim(kind: Kind, manifest: Manifest) -> Manifest:
     return {**manifest, "metadata": metadata}
 
 
+_NAMESPACE_METADATA = ("name", "uid", "resourceVersion", "labels")
 _POD_METADATA = (
     "name",
     "namespace",
@@ -244,7 +258,8 @@ def _content_hash(kind: Kind, trimmed: Manifest) -> int:
     annotations = dict(metadata.get("annotations", {}))
     annotations.pop(_REVISION_ANNOTATION, None)
     if kind.kind in _HAS_GENERATION:
-        body: Any = metadata.get("generation")
+        # How long a cold start takes is in the routes, so it counts as declared.
+        body: Any = [metadata.get("generation"), rounded_s(usual_s(trimmed))]
     else:
         body = {key: value for key, value in trimmed.items() if key not in {"metadata", "status"}}
     declared = (

@@ -3,11 +3,13 @@
 Owns names and checks of what a user can set; a wrong value is one sentence and exit code 2.
 """
 
+import os
 import re
 from typing import TYPE_CHECKING
 
 import click
 
+from nimway.proxy import environment
 from nimway.proxy.settings import Settings
 
 if TYPE_CHECKING:
@@ -100,10 +102,18 @@ def proxy(  # noqa: PLR0913 # one parameter per option, as click calls it
     access_log_sample: float,
     allow_loopback: bool,
 ) -> None:
-    """Serve the models of one NIMProxy on one address."""
+    """Serve the models of one NIMProxy on one address.
+
+    Limits and timeouts are read from the environment, see docs/http.md.
+    """
     from nimway.proxy.parent import ParentConfig  # noqa: PLC0415 # --help needs no client
 
+    try:
+        given = environment.read(os.environ)
+    except ValueError as error:
+        raise _UsageError(str(error)) from error
     settings = Settings(
+        **given,
         drain_s=drain_seconds,
         propagation_delay_s=propagation_delay_seconds,
         access_log_sample=access_log_sample,

@@ -14,6 +14,7 @@ from typing import Protocol
 import msgspec
 
 from nimway import routes
+from nimway.proxy.assembly import Assembly, ConfigMap
 from nimway.proxy.endpoints import EndpointSlice, Metadata, NamespaceEndpoints
 from nimway.proxy.kube import KubeError
 from nimway.proxy.messages import ServiceEndpoints
@@ -66,13 +67,6 @@ class Sink(Protocol):
 
     def count_watch_error(self, resource: str) -> None:
         """Count a list or watch that failed."""
-
-
-class ConfigMap(msgspec.Struct):
-    """v1 ConfigMap."""
-
-    metadata: Metadata = msgspec.field(default_factory=Metadata)
-    data: dict[str, str] | None = None
 
 
 class _ConfigMapList(msgspec.Struct):
@@ -139,6 +133,8 @@ class Feed:
         self._sink = sink
         self._path = f"/api/v1/namespaces/{namespace}/configmaps"
         self._configmap = configmap
+        self._assembly = Assembly(configmap)
+        self._refused = False
         self._namespaces: dict[str, _Namespace] = {}
         self._own = _Namespace(
             reader,
@@ -151,12 +147,12 @@ class Feed:
         self._revision: str | None = None
 
     async def run(self) -> None:
-        """Follow the routing ConfigMap for ever, and the endpoints of each of its namespaces."""
+        """Follow the table's ConfigMaps for ever, and the endpoints of each of its namespaces."""
         try:
             await follow(
                 self._reader,
                 self._path,
-                {"fieldSelector": f"metadata.name={self._configmap}"},
+                {"labelSelector": f"{routes.TABLE_LABEL}={self._configmap}"},
                 take_list=self._take_list,
                 take_event=self._take_event,
                 on_error=self._on_error,
@@ -170,12 +166,11 @@ class Feed:
             found = _configmaps.decode(body)
         except msgspec.DecodeError as error:
             raise KubeError(0, f"a list of ConfigMaps cannot be read: {error}") from error
-        if found.items:
-            self._take_table(found.items[0])
-        elif self._revision is None:
-            _log.info("waiting for the routing ConfigMap", extra=_fields(name=self._configmap))
+        self._assembly.replace(found.items)
+        if self._assembly.has_head or self._revision is not None:
+            self._take_table()
         else:
-            self._refuse("the routing ConfigMap is gone")
+            _log.info("waiting for the routing ConfigMap", extra=_fields(name=self._configmap))
         return found.metadata.resourceVersion
 
     def _take_event(self, line: bytes) -> None:
@@ -185,17 +180,20 @@ class Feed:
             raise KubeError(0, f"an event cannot be read: {error}") from error
         if event.type == "ERROR":
             raise KubeError(0, "the watch ended with an error")
-        if event.type == "DELETED":
-            self._refuse("the routing ConfigMap was deleted")
-        elif event.type in ("ADDED", "MODIFIED"):
-            self._take_table(event.object)
+        if event.type in ("ADDED", "MODIFIED", "DELETED"):
+            deleted = event.type == "DELETED"
+            self._assembly.update(event.object, deleted=deleted)
+            # A shard comes before the head that names it; after, it is one that was repaired.
+            if self._assembly.is_head(event.object) or (self._refused and not deleted):
+                self._take_table()
 
-    def _take_table(self, configmap: ConfigMap) -> None:
+    def _take_table(self) -> None:
         try:
-            table = routes.decode(configmap.data or {})
+            table = self._assembly.read()
         except routes.RoutesError as error:
             self._refuse(str(error))
             return
+        self._refused = False
         self._sink.confirm_table()
         if table.revision == self._revision:
             return
@@ -218,6 +216,7 @@ class Feed:
             self._sink.count_proxies(max(1, len(service.ready)))
 
     def _refuse(self, reason: str) -> None:
+        self._refused = True
         self._sink.count_table_error()
         _log.warning("keeping the last routing table", extra=_fields(reason=reason))
 

@@ -1,7 +1,7 @@
 """Every limit and wait of the proxy, by name: one frozen value, made once and handed down.
 
 Owns names, units and defaults (the table "Defaults" of the HTTP contract). It reads no
-environment: `command.py` does, and passes changed values on to the workers.
+environment: `command.py` and `environment.py` do, and changed values go on to the workers.
 """
 
 from dataclasses import dataclass
@@ -54,10 +54,13 @@ class Settings:
     ejection_base_s: float = 5.0
     ejection_max_s: float = 300.0
 
-    # Waiting for a place at a model with `maxConcurrency`; requests count over all proxies.
+    # Waiting for a model: for an endpoint, or a place at one; requests count over all proxies.
+    # Of those who wait, so many go to an endpoint in one step.
     queue_requests_max: int = 1000
     queue_bytes_max: int = 64 * MIB
     queue_wait_max_s: float = 50.0
+    release_burst: int = 32
+    release_step_s: float = 0.01
 
     # Housekeeping.
     sweep_period_s: float = 0.25

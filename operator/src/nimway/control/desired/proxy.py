@@ -4,11 +4,14 @@ The rights are fixed roles of the chart; the operator only binds them. A binding
 other than the NIMProxy's has no owner reference and is found again by its labels.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nimway.api.nimproxy import NIMProxySpec, ProxyService
+from nimway.api.nimmodel import RoutingQueue
+from nimway.api.nimproxy import NIMProxySpec, ProxyLimits, ProxyService, ProxyTimeouts
 from nimway.control.desired import names
 from nimway.control.desired.metadata import child, dump, dump_list, given, metadata, quantities
+from nimway.control.desired.monitor import build_monitor
 from nimway.control.kinds import (
     CONFIG_MAP,
     DEPLOYMENT,
@@ -20,7 +23,14 @@ from nimway.control.kinds import (
     Manifest,
 )
 from nimway.control.resolve import Owner, ResolvedProxy
-from nimway.routes import RoutingTable, encode
+from nimway.routes import (
+    KEY_PACKED,
+    TABLE_LABEL,
+    RoutingTable,
+    encode,
+    encode_shards,
+    shard_name,
+)
 from nimway.state import STATE_PORT
 
 CONTAINER = "proxy"
@@ -28,12 +38,14 @@ PORT = 8000
 SERVICE_DEFAULTS = ProxyService.model_validate({})
 """The Service where the user says nothing."""
 
+LIMITS = ProxyLimits.model_validate({})
+TIMEOUTS = ProxyTimeouts.model_validate({})
+QUEUE = RoutingQueue.model_validate({})
+"""All left to the proxy."""
+
 USER_ID = 65532
 PROPAGATION_S = 5
 EXIT_S = 10
-TABLE_BYTES_MAX = 1_000_000
-"""Below the API server's 1 MiB for a whole ConfigMap."""
-
 _RBAC = "rbac.authorization.k8s.io"
 
 
@@ -74,15 +86,35 @@ def build_rights(
 
 
 def build_routes(proxy: ResolvedProxy, table: RoutingTable) -> Manifest:
-    """Return the routing ConfigMap."""
+    """Return the head of the routing table, the ConfigMap that completes it.
+
+    Raises:
+        TableTooLargeError: the table does not fit.
+    """
+    head = names.routes_name(proxy.owner.name)
+    return child(CONFIG_MAP, _table_metadata(proxy, head), data=encode(table))
+
+
+def build_shards(
+    proxy: ResolvedProxy, table: RoutingTable, known: Mapping[str, str]
+) -> dict[str, Manifest]:
+    """Return the ConfigMaps of a large table's shards by digest; `known` is content by digest."""
+    head = names.routes_name(proxy.owner.name)
+    return {
+        digest: child(
+            CONFIG_MAP,
+            _table_metadata(proxy, shard_name(head, digest)),
+            binaryData={KEY_PACKED: packed},
+        )
+        for digest, packed in encode_shards(table, known).items()
+    }
+
+
+def _table_metadata(proxy: ResolvedProxy, name: str) -> Manifest:
     owner = proxy.owner
-    meta = metadata(owner, names.routes_name(owner.name), user_labels=proxy.spec.labels)
-    return child(CONFIG_MAP, meta, data=encode(table))
-
-
-def table_bytes(manifest: Manifest) -> int:
-    """Return the size of a ConfigMap's data as the API server counts it."""
-    return sum(len(key) + len(value.encode()) for key, value in manifest["data"].items())
+    meta = metadata(owner, name, user_labels=proxy.spec.labels)
+    meta["labels"][TABLE_LABEL] = names.routes_name(owner.name)
+    return meta
 
 
 def build_workload(proxy: ResolvedProxy, settings: ProxySettings) -> list[tuple[Kind, Manifest]]:
@@ -142,6 +174,19 @@ def build_budget(proxy: ResolvedProxy) -> Manifest:
             "selector": {"matchLabels": _selector(owner)},
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
         },
+    )
+
+
+def build_proxy_monitor(proxy: ResolvedProxy) -> Manifest | None:
+    """Return the ServiceMonitor, None if none is wanted.
+
+    The Service has no port for metrics, so that clients do not reach them: the pods' port it is.
+    """
+    return build_monitor(
+        proxy.owner,
+        proxy.spec.metrics,
+        name=names.proxy_name(proxy.owner.name),
+        endpoint={"targetPort": "metrics", "path": "/metrics"},
     )
 
 
@@ -210,6 +255,31 @@ def _container(proxy: ResolvedProxy, settings: ProxySettings) -> Manifest:
     }
 
 
+def build_limits(spec: NIMProxySpec) -> dict[str, str]:
+    """Return the variables of what the user limits; the proxy has a default for the others."""
+    limits, timeouts = spec.limits or LIMITS, spec.timeouts or TIMEOUTS
+    queue = limits.queue or QUEUE
+    chosen = {
+        "CONNECTIONS_MAX": limits.max_connections,
+        "BODY_BYTES_MAX": limits.max_body_bytes,
+        "BODIES_BYTES_MAX": limits.max_buffered_bytes,
+        "HEAD_BYTES_MAX": limits.max_header_bytes,
+        "HEAD_LINE_BYTES_MAX": limits.max_header_line_bytes,
+        "HEAD_FIELDS_MAX": limits.max_headers,
+        "QUEUE_REQUESTS_MAX": queue.max_requests,
+        "QUEUE_WAIT_MAX_S": queue.max_wait_seconds,
+        "TIMEOUT_CONNECT_S": timeouts.connect_seconds,
+        "TIMEOUT_FIRST_BYTE_S": timeouts.first_byte_seconds,
+        "TIMEOUT_IDLE_S": timeouts.idle_seconds,
+        "TIMEOUT_TOTAL_S": timeouts.total_seconds,
+        "TIMEOUT_HEAD_S": timeouts.head_seconds,
+        "TIMEOUT_CLIENT_IDLE_S": timeouts.client_idle_seconds,
+        "PASS_AUTHORIZATION": "true" if spec.pass_authorization else None,
+        "ACCESS_LOG_SAMPLE": spec.access_log and f"{spec.access_log.sample_percent / 100:g}",
+    }
+    return {f"NIMWAY_{name}": str(value) for name, value in chosen.items() if value is not None}
+
+
 def _env(owner: Owner, spec: NIMProxySpec) -> list[Manifest]:
     fixed = {
         "NIMWAY_ROUTES_CONFIGMAP": names.routes_name(owner.name),
@@ -226,7 +296,7 @@ def _env(owner: Owner, spec: NIMProxySpec) -> list[Manifest]:
             "name": "POD_NAME",
             "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}},
         },
-        *({"name": name, "value": value} for name, value in fixed.items()),
+        *({"name": name, "value": value} for name, value in (fixed | build_limits(spec)).items()),
     ]
 
 
