@@ -1,8 +1,10 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from nimway.api.status import Reason
+from nimway.control.claims import CLAIM_ANNOTATION, Refusal
 from nimway.control.conditions import (
     ModelFacts,
     Problem,
@@ -24,6 +26,7 @@ from nimway.control.facts import (
 )
 
 ROUTED = RouteView(proxies=1, pods_ready=2, pods_serving=2, names=("m",))
+HELD = Refusal("n/p", "m", "a/b")
 LOADING = Diagnosis(Reason.LOADING_WEIGHTS, "loading")
 
 
@@ -109,7 +112,7 @@ def _seen(facts: ModelFacts, kept: Verdict | None = None) -> dict[str, str]:
             {"Ready": "False/NotRouted", "Routed": "False/NotRouted"},
         ),
         (
-            _model(routes=RouteView(proxies=1, refused={"m": "a/b"})),
+            _model(routes=RouteView(proxies=1, refused=(HELD,))),
             {
                 "Ready": "False/NameConflict",
                 "Routed": "False/NameConflict",
@@ -155,11 +158,67 @@ def test_while_proxies_are_not_heard_routed_stays_as_it_was() -> None:
 
 def test_a_lost_alias_is_told_while_the_model_is_routed() -> None:
     view = RouteView(
-        proxies=1, pods_ready=1, pods_serving=1, names=("m",), refused={"alias": "a/b"}
+        proxies=1,
+        pods_ready=1,
+        pods_serving=1,
+        names=("m",),
+        refused=(Refusal("n/p", "alias", "a/b"),),
     )
     verdict = model_verdicts(_model(routes=view), None)["Routed"]
     assert verdict.status == "True"
     assert "the name alias is held by NIMModel a/b" in verdict.message
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        RouteView(proxies=1, proxies_down=1, names=("m",)),
+        RouteView(proxies=1, pods_ready=1, pending=True, names=("m",)),
+        RouteView(proxies=1, pods_ready=2, pods_serving=1, names=("m",)),
+    ],
+    ids=["no proxy is ready", "not heard yet", "on its way"],
+)
+def test_a_lost_alias_is_told_while_the_model_is_not_routed_too(view: RouteView) -> None:
+    lost = replace(view, refused=(Refusal("n/p", "alias", "a/b"),))
+    verdict = model_verdicts(_model(routes=lost), None)["Routed"]
+    assert verdict.status == "False"
+    assert "the name alias is held by NIMModel a/b" in verdict.message
+
+
+def test_a_model_without_a_name_says_what_its_pods_hold() -> None:
+    facts = _model(
+        routes=RouteView(proxies=1, refused=(HELD,)),
+        deployment=_deployment(replicas=2, wanted=2),
+        workload=Workload(gpus=4, gpu_resource="nvidia.com/gpu"),
+    )
+    verdicts = model_verdicts(facts, None)
+    for kind in ("Ready", "Stalled"):
+        assert "its pods run on (2, holding 8 nvidia.com/gpu)" in verdicts[kind].message
+        assert "set spec.replicas to 0" in verdicts[kind].message
+    assert "pods run" not in verdicts["Routed"].message
+
+
+def test_a_name_that_is_kept_for_a_while_is_waited_for() -> None:
+    kept = Refusal("n/p", "m", "a/b", until_s=1764000000, gone=True)
+    verdicts = model_verdicts(_model(routes=RouteView(proxies=1, refused=(kept,))), None)
+    assert (verdicts["Ready"].status, verdicts["Ready"].reason) == ("False", Reason.NAME_CONFLICT)
+    assert "kept for namespace a until 2025-11-24T16:00:00Z" in verdicts["Ready"].message
+    assert verdicts["Stalled"].status == "False"
+    assert verdicts["Reconciling"].status == "True"
+
+
+def test_a_name_that_is_not_passed_on_says_how_to_claim_it() -> None:
+    gone = Refusal("n/p", "m", "a/b", gone=True)
+    verdicts = model_verdicts(_model(routes=RouteView(proxies=1, refused=(gone,))), None)
+    assert CLAIM_ANNOTATION in verdicts["Stalled"].message
+
+
+def test_of_many_lost_names_some_are_told() -> None:
+    many = tuple(Refusal("n/p", f"m{number:02d}", "a/b") for number in range(81))
+    verdict = model_verdicts(_model(routes=RouteView(proxies=1, refused=many)), None)["Ready"]
+    assert "the name m09 is" in verdict.message
+    assert "the name m10 is" not in verdict.message
+    assert "and 71 more" in verdict.message
 
 
 def test_a_proxy_is_ready_when_a_pod_serves() -> None:
@@ -170,7 +229,7 @@ def test_a_proxy_is_ready_when_a_pod_serves() -> None:
 
 
 def test_conflicting_names_and_switching_off_do_not_contradict_each_other() -> None:
-    refused = RouteView(proxies=1, refused={"m": "a/b"})
+    refused = RouteView(proxies=1, refused=(HELD,))
     none = _deployment(wanted=0, replicas=0, updated=0, available=0)
     verdicts = model_verdicts(_model(routes=refused, replicas=0, deployment=none), None)
     assert (verdicts["Ready"].status, verdicts["Ready"].reason) == ("False", Reason.NAME_CONFLICT)

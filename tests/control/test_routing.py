@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nimway.api.kubernetes import LabelSelector
-from nimway.control.routing import Candidate, candidate, changed_keys, decide, matches
+from nimway.control.routing import Candidate, Decision, candidate, changed_keys, decide, matches
 from nimway.routes import Policy
 from tests.control import samples
 
@@ -22,11 +22,18 @@ def _names(*candidates: Candidate, namespaces: tuple[str, ...] | None = None) ->
     return {key: route.names for key, route in decision.routes.items()}
 
 
+def _lost(decision: Decision) -> dict[str, dict[str, str]]:
+    return {
+        key: {name: each.holder for name, each in lost.items()}
+        for key, lost in decision.refused.items()
+    }
+
+
 def test_within_a_namespace_the_oldest_holds_a_name() -> None:
     old = _candidate("a/z", "m", created="2026-01-01T00:00:00Z")
     young = _candidate("a/a", "m", created="2026-02-01T00:00:00Z")
     assert _names(young, old) == {"a/z": ("m",)}
-    assert decide([young, old], None, None).refused == {"a/a": {"m": "a/z"}}
+    assert _lost(decide([young, old], None, None)) == {"a/a": {"m": "a/z"}}
 
 
 def test_of_the_same_second_the_lower_uid_holds_a_name() -> None:
@@ -45,7 +52,7 @@ def test_losing_an_alias_does_not_unroute_the_model() -> None:
     young = _candidate("a/b", "two", "shared")
     decision = decide([old, young], None, None)
     assert decision.routes["a/b"].names == ("two",)
-    assert decision.refused == {"a/b": {"shared": "a/a"}}
+    assert _lost(decision) == {"a/b": {"shared": "a/a"}}
 
 
 def test_across_namespaces_the_proxys_order_decides_before_age() -> None:

@@ -1,11 +1,14 @@
 """OP-14, OP-16, SEC-1: names are served by whom they belong to, and taken from nobody."""
 
 import json
+import signal
 
 import pytest
 
+from nimway.control import claims
+from nimway.control.claims import CLAIM_ANNOTATION
 from nimway.control.kinds import CONFIG_MAP, MODEL, PROXY, Manifest
-from tests.control.process import create, delete, patch
+from tests.control.process import condition, create, delete, find, patch
 from tests.faults.world import World, full_only, model, proxy, until
 from tests.support.cluster import Cluster
 
@@ -80,10 +83,6 @@ def other(crds: Cluster, namespace: str) -> str:
     return name
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a refused name of another namespace is not remembered: its holder's deletion promotes",
-)
 @pytest.mark.parametrize("claim", [NAME, NAME.upper()], ids=["same", "case"])
 async def test_another_namespace_does_not_get_a_name_while_its_holder_is_recreated(
     world: World, crds: Cluster, other: str, claim: str
@@ -108,6 +107,89 @@ async def test_another_namespace_does_not_get_a_name_while_its_holder_is_recreat
         await world.apply(holder)
         await world.routed("holder", "thief")
         await _watch_for_hijack(world, world.namespace)
+    finally:
+        crds.kubectl("delete", "namespace", other, "--wait=false")
+
+
+async def _refused(world: World, namespace: str, name: str, *, gone: bool) -> Manifest:
+    """Wait until a model's status tells of one refused name, and of its holder's end."""
+
+    async def probe() -> Manifest | None:
+        live = await find(world.api, MODEL, namespace, name)
+        told = condition(live, "Routed").get("message", "")
+        refused = (live or {}).get("status", {}).get("refusedNames") or []
+        return refused[0] if refused and ("was held" in told) is gone else None
+
+    return await until(probe, f"{name} is refused a name")
+
+
+async def test_a_refusal_outlives_the_operator_and_ends_with_another_claim(
+    world: World, crds: Cluster, other: str
+) -> None:
+    """By age, in all namespaces: what is left of the holder is its proxy's and the loser's word."""
+    try:
+        operator = world.start_for(other)
+        own = {"model": "org/own", "aliases": [NAME]}
+        edge = proxy(world.namespace, "edge", namespaces=[world.namespace, other])
+        await world.apply(edge, model(world.namespace, "holder", **own))
+        await world.routed("holder")
+        thief = model(other, "thief", model="org/harmless", aliases=[NAME], gpus=64)
+        await create(world.api, MODEL, thief)
+        refused = await _refused(world, other, "thief", gone=False)
+        assert refused["holder"] == f"{world.namespace}/holder"
+        assert refused["proxy"] == f"{world.namespace}/edge"
+        operator.stop(signal.SIGKILL)
+        await patch(world.api, MODEL, world.namespace, "holder", {"spec": {"aliases": None}})
+        world.start_for(other)
+        assert (await _refused(world, other, "thief", gone=True)) == refused
+        for replicas in (1, 0):  # as an autoscaler does
+            await patch(world.api, MODEL, other, "thief", {"spec": {"replicas": replicas}})
+            await world.settled()
+        await _watch_for_hijack(world, world.namespace)
+
+        again = {"metadata": {"annotations": {CLAIM_ANNOTATION: "it is ours now"}}}
+        await patch(world.api, MODEL, other, "thief", again)
+
+        async def promoted() -> bool:
+            live = await world.api.get(MODEL, other, "thief")
+            return NAME in live["status"].get("servedModels", ()) or (
+                "refusedNames" not in live["status"]
+            )
+
+        await until(promoted, "the name is claimed anew", timeout_s=PROMOTED_S)
+        table = await world.table()
+        assert table is not None
+        assert {route.name: route.names for route in table.routes} == {
+            "holder": ("org/own",),
+            "thief": ("org/harmless", NAME),
+        }
+    finally:
+        crds.kubectl("delete", "namespace", other, "--wait=false")
+
+
+async def test_a_name_whose_holder_went_while_the_operator_was_down_is_kept(
+    world: World, crds: Cluster, other: str
+) -> None:
+    """Claimed and deleted behind its back: the table in force still says whose it was."""
+    try:
+        operator = world.start_for(other)
+        order = [world.namespace, other]
+        edge = proxy(world.namespace, "edge", namespaces=order)
+        await world.apply(edge, model(world.namespace, "holder", model=NAME))
+        await world.routed("holder")
+        operator.stop(signal.SIGKILL)
+        await create(world.api, MODEL, model(other, "thief", model=NAME))
+        await world.delete(MODEL, "holder")
+        await world.gone(MODEL, "holder")
+        for _ in range(3):
+            operator = world.start_for(other)
+            await world.routed()
+            await _refused(world, other, "thief", gone=True)
+            operator.stop(signal.SIGKILL)
+        head = await world.get(CONFIG_MAP, "nimway-edge-routes")
+        reserved = claims.decode(head["metadata"]["annotations"][claims.RESERVED_ANNOTATION])
+        assert reserved[NAME].holder == f"{world.namespace}/holder"
+        assert list(reserved[NAME].claims) == [f"{other}/thief"]
     finally:
         crds.kubectl("delete", "namespace", other, "--wait=false")
 

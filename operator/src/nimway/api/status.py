@@ -30,6 +30,7 @@ class Reason(StrEnum):
 
     SERVING = "Serving"
     SCALED_TO_ZERO = "ScaledToZero"
+    WAKING = "Waking"
     SWITCHED_OFF = "SwitchedOff"
     PROGRESSING = "Progressing"
     SETTLED = "Settled"
@@ -58,8 +59,8 @@ class Reason(StrEnum):
 CONDITION_HELP: Final[Mapping[ConditionType, str]] = MappingProxyType(
     {
         ConditionType.READY: "True: it can be used. A model is routed and at least one replica "
-        "serves, or it is switched off on purpose. It stays True in a rolling update that keeps "
-        "serving.",
+        "serves, or it sleeps or is switched off on purpose. It stays True in a rolling update "
+        "that keeps serving.",
         ConditionType.AVAILABLE: "True: at least one pod is available, as its Deployment counts.",
         ConditionType.ROUTED: "True: every ready pod of every NIMProxy that selects the model "
         "serves its current route. Unknown: no NIMProxy selects it, and Ready does not wait "
@@ -77,9 +78,16 @@ _RESERVED: Final = ("Reserved: this version never reports it.", "")
 REASON_HELP: Final[Mapping[Reason, tuple[str, str]]] = MappingProxyType(
     {
         Reason.SERVING: ("It works.", ""),
-        Reason.SCALED_TO_ZERO: _RESERVED,
+        Reason.SCALED_TO_ZERO: (
+            "It sleeps: the autoscaler took the last pod away when nobody asked.",
+            "Nothing. The first request wakes it and is held until it is ready.",
+        ),
+        Reason.WAKING: (
+            "A request woke it, and no pod is ready yet. Requests are held.",
+            "Wait. The message says since when, and how long it usually takes.",
+        ),
         Reason.SWITCHED_OFF: (
-            "spec.replicas is 0. Requests get 503.",
+            "spec.replicas is 0, and there is no autoscaling. Requests get 503.",
             "Raise replicas to switch it on.",
         ),
         Reason.PROGRESSING: (
@@ -141,8 +149,10 @@ REASON_HELP: Final[Mapping[Reason, tuple[str, str]]] = MappingProxyType(
             "Read the pod's log; raise startupTimeoutSeconds if it only needs longer.",
         ),
         Reason.NAME_CONFLICT: (
-            "Every name of the model is held by another NIMModel, named in the message.",
-            "Rename model or aliases, or delete the other one.",
+            "Every name of the model is held by another NIMModel, or kept for the namespace of "
+            "one that was deleted; the message names it. No proxy leads to its pods.",
+            "Rename model or aliases, or set replicas to 0. A name of another namespace has to "
+            "be claimed anew once it is free: change the spec or the annotation nimway.dev/claim.",
         ),
         Reason.OBJECT_CONFLICT: (
             "An object of the name that is needed exists and is not Nimway's. It is left alone.",
@@ -171,6 +181,9 @@ REASON_HELP: Final[Mapping[Reason, tuple[str, str]]] = MappingProxyType(
 """What each reason means, and what to do about it; docs/api.md is made from it."""
 
 
+Time = Annotated[str, Field(max_length=64, json_schema_extra={"format": "date-time"})]
+
+
 class Condition(ApiModel):
     """meta/v1 Condition."""
 
@@ -181,9 +194,7 @@ class Condition(ApiModel):
     observed_generation: Annotated[int, Field(ge=0)] | None = Field(
         None, description="metadata.generation that this speaks of."
     )
-    last_transition_time: Annotated[
-        str, Field(max_length=64, json_schema_extra={"format": "date-time"})
-    ] = Field(description="When the status last changed.")
+    last_transition_time: Time = Field(description="When the status last changed.")
     reason: Annotated[str, Field(min_length=1, max_length=1024)] = Field(
         description="One word for programs."
     )
@@ -216,12 +227,62 @@ class CommonStatus(ApiModel):
     )
 
 
+class AutoscalingStatus(ApiModel):
+    """What the autoscaler did and knows."""
+
+    desired_replicas: int = Field(description="Pods there are to be, within the declared bounds.")
+    idle_since: Time | None = Field(
+        None,
+        description="Since when the model has not been in use; absent while it is. Written late "
+        "and seldom, for an operator that starts anew.",
+    )
+    last_scale_time: Time | None = Field(None, description="When replicas were last changed.")
+    last_scale_reason: Annotated[str, Field(max_length=512)] | None = Field(
+        None, description="Why, in words, such as from and to how many."
+    )
+    cold_start_seconds: int | None = Field(
+        None, description="How long it lately took from waking to the first ready pod."
+    )
+
+
+class RefusedName(ApiModel):
+    """A name that a NIMProxy does not lead here by.
+
+    One that another namespace held is not passed on when its holder is deleted, for it may be
+    applied again. It stays refused until the claim is another one: until the spec (`replicas`
+    apart) or the annotation nimway.dev/claim changes.
+    """
+
+    proxy: Annotated[str, Field(max_length=317)] = Field(
+        description="The NIMProxy, as namespace/name."
+    )
+    name: Annotated[str, Field(max_length=253)] = Field(description="The name as it was claimed.")
+    holder: Annotated[str, Field(max_length=317)] = Field(
+        description="The NIMModel that has the name, or had it last, as namespace/name."
+    )
+    claim: Annotated[str, Field(max_length=64)] = Field(
+        description="Hash of the claim that was refused."
+    )
+    until: Time | None = Field(
+        None,
+        description="Until when the name is kept for the namespace of its last holder; then it is "
+        "decided again. Absent while somebody has it, and where waiting does not help.",
+    )
+
+
 class NIMModelStatus(CommonStatus):
     """What the operator saw of a model. `endpoint` is the model's own Service."""
+
+    autoscaling: AutoscalingStatus | None = Field(
+        None, description="Only where the spec has autoscaling."
+    )
 
     served_models: (
         Annotated[list[Annotated[str, Field(max_length=253)]], Field(max_length=64)] | None
     ) = Field(None, description="Names that clients can use now.")
+    refused_names: Annotated[list[RefusedName], Field(max_length=512)] | None = Field(
+        None, description="Names that it claims and does not get, and from whom."
+    )
 
 
 class NIMProxyStatus(CommonStatus):

@@ -110,19 +110,20 @@ class RouteBook:
 
     def view(self, model: str, proxies: Iterable[str], now_s: float) -> RouteView:
         """Sum up how `proxies` (all that exist) see one model."""
-        selecting = ready = serving = down = 0
+        ready = serving = down = 0
         pending = False
         names: dict[str, None] = {}
-        refused: dict[str, str] = {}
+        selecting = []
+        undecided = set()
         for key in proxies:
             proxy = self._proxies.get(key)
             if proxy is None:
                 pending = True  # not decided yet: this process has just started
+                undecided.add(key)
                 continue
             if not proxy.decision.selects(model):
                 continue
-            selecting += 1
-            refused.update(proxy.decision.refused.get(model, {}))
+            selecting.append(proxy.decision)
             route = proxy.decision.routes.get(model)
             if route is None:
                 continue
@@ -135,11 +136,12 @@ class RouteBook:
                 elif proxy.revisions.get(pod.state.revision, {}).get(model) == route:
                     serving += 1
         return RouteView(
-            proxies=selecting,
+            proxies=len(selecting),
             pods_ready=ready,
             pods_serving=serving,
             proxies_down=down,
             pending=pending,
             names=tuple(names),
-            refused=refused,
+            refused=tuple(each for one in selecting for each in one.lost(model)),
+            undecided=frozenset(undecided),
         )

@@ -6,12 +6,17 @@ a rolling update keeps serving, `Ready` stays.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from nimway.api.status import ConditionType, Reason
-from nimway.control.diagnosis import Diagnosis
+from nimway.control.claims import Refusal
+from nimway.control.diagnosis import NO_WORKLOAD, Diagnosis, Workload
 from nimway.control.facts import DeploymentFacts
 from nimway.control.kinds import Manifest
+from nimway.control.sleep import Autoscaled, asleep_text, waking_text
+
+NAMES_TOLD_MAX = 10
+"""Of many lost names the message has some; `status.refusedNames` has all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +33,8 @@ class RouteView:
     """How the proxies see one model.
 
     `proxies` select it; of their `pods_ready` pods `pods_serving` serve a table with its current
-    route. `pending` means that some have not been heard yet, so nothing new is known.
-    `refused` are the names it lost, with the winner's key.
+    route. `pending` means that some have not been heard yet, so nothing new is known; of those in
+    `undecided` not even the table is known. `refused` are the names it lost.
     """
 
     proxies: int = 0
@@ -38,7 +43,13 @@ class RouteView:
     proxies_down: int = 0
     pending: bool = False
     names: tuple[str, ...] = ()
-    refused: Mapping[str, str] = field(default_factory=dict)
+    refused: tuple[Refusal, ...] = ()
+    undecided: frozenset[str] = frozenset()
+
+    @property
+    def nameless(self) -> bool:
+        """Whether it lost all its names, at every proxy that selects it."""
+        return bool(self.refused) and not self.names
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +62,8 @@ class ModelFacts:
     diagnosis: Diagnosis
     routes: RouteView
     problem: Problem | None = None
+    workload: Workload = NO_WORKLOAD
+    autoscaled: Autoscaled | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +91,7 @@ class Verdict:
 def model_verdicts(facts: ModelFacts, kept_routed: Verdict | None) -> dict[str, Verdict]:
     """Decide all conditions of a NIMModel; `kept_routed` stands while proxies are not heard."""
     routed = _routed(facts.routes, kept_routed)
-    available = _available(facts.deployment, facts.diagnosis, facts.replicas)
+    available = _model_available(facts)
     ready = _model_ready(facts, routed, available)
     return {
         ConditionType.READY: ready,
@@ -146,52 +159,86 @@ def _available(deployment: DeploymentFacts, diagnosis: Diagnosis, replicas: int)
     return Verdict("False", diagnosis.reason, diagnosis.message)
 
 
+_ON_ITS_WAY = frozenset({Reason.PROGRESSING, Reason.LOADING_WEIGHTS})
+"""What a model that wakes is expected to wait for; anything else is told as it is."""
+
+
+def _model_available(facts: ModelFacts) -> Verdict:
+    scaled, deployment = facts.autoscaled, facts.deployment
+    verdict = _available(deployment, facts.diagnosis, facts.replicas)
+    if scaled is None or verdict.status == "True":
+        return verdict
+    if facts.replicas == 0:
+        return Verdict("False", Reason.SCALED_TO_ZERO, asleep_text(scaled))
+    if scaled.waking is not None and verdict.reason in _ON_ITS_WAY:
+        text = waking_text(scaled, scaled.waking, verdict.message)
+        return Verdict("False", Reason.WAKING, text)
+    return verdict
+
+
 def _routed(view: RouteView, kept: Verdict | None) -> Verdict:
     if view.proxies == 0:
         if view.pending and kept is not None:
             return kept
         return Verdict("Unknown", Reason.NO_PROXY, "no NIMProxy selects this model")
-    if view.refused and not view.names:
+    if view.nameless:
         return Verdict("False", Reason.NAME_CONFLICT, refused_text(view.refused))
+    lost = f"; {refused_text(view.refused)}" if view.refused else ""
     if view.proxies_down:
-        return Verdict("False", Reason.PROXY_NOT_READY, "no proxy pod is ready")
+        return Verdict("False", Reason.PROXY_NOT_READY, f"no proxy pod is ready{lost}")
     if view.pending:
-        return kept or Verdict("False", Reason.NOT_ROUTED, "waiting for the proxies' reports")
+        return kept or Verdict(
+            "False", Reason.NOT_ROUTED, f"waiting for the proxies' reports{lost}"
+        )
     if view.pods_serving < view.pods_ready:
-        text = f"{view.pods_serving} of {view.pods_ready} proxy pods serve the current route"
+        text = f"{view.pods_serving} of {view.pods_ready} proxy pods serve the current route{lost}"
         return Verdict("False", Reason.NOT_ROUTED, text)
-    text = f"served by {view.pods_ready} proxy pods as {', '.join(view.names)}"
-    if view.refused:
-        text += f"; {refused_text(view.refused)}"
+    text = f"served by {view.pods_ready} proxy pods as {', '.join(view.names)}{lost}"
     return Verdict("True", Reason.SERVING, text)
 
 
-def refused_text(refused: Mapping[str, str]) -> str:
-    """Say who holds the names that a model lost."""
-    return "; ".join(
-        f"the name {name} is held by NIMModel {holder}" for name, holder in sorted(refused.items())
-    )
+def refused_text(refused: Iterable[Refusal]) -> str:
+    """Say why a model did not get its names."""
+    found = sorted({each.text for each in refused})
+    more = f"; and {len(found) - NAMES_TOLD_MAX} more" if len(found) > NAMES_TOLD_MAX else ""
+    return "; ".join(found[:NAMES_TOLD_MAX]) + more
+
+
+def _nameless(facts: ModelFacts) -> Verdict:
+    """Say that no proxy leads to a model, and what it costs meanwhile."""
+    text, pods = refused_text(facts.routes.refused), facts.deployment.replicas
+    if pods:
+        gpus, resource = pods * facts.workload.gpus, facts.workload.gpu_resource
+        held = f", holding {gpus} {resource}" if gpus else ""
+        text += (
+            f"; no proxy leads to this model, but its pods run on ({pods}{held}): "
+            "give it another name, or set spec.replicas to 0"
+        )
+    return Verdict("False", Reason.NAME_CONFLICT, text)
 
 
 def _model_ready(facts: ModelFacts, routed: Verdict, available: Verdict) -> Verdict:
     if facts.problem is not None:
         return Verdict("False", facts.problem.reason, facts.problem.message)
     if routed.reason == Reason.NAME_CONFLICT:
-        return routed
-    if facts.replicas == 0:
+        return _nameless(facts)
+    asleep = facts.replicas == 0 and facts.autoscaled is not None
+    if facts.replicas == 0 and not asleep:
         return Verdict("True", Reason.SWITCHED_OFF, available.message)
-    if available.status == "False":
+    if available.status == "False" and not asleep:
         return available
     if routed.status == "False":
         return Verdict("False", routed.reason, routed.message)
+    if asleep:  # whom no proxy leads to nobody can wake
+        return Verdict("True", Reason.SCALED_TO_ZERO, available.message)
     text = f"{facts.deployment.available} of {facts.replicas} replicas serve"
     return Verdict("True", Reason.SERVING, text)
 
 
 def _model_stalled(facts: ModelFacts) -> Verdict | None:
-    routes = facts.routes
-    if facts.problem is None and routes.refused and not routes.names:
-        return Verdict("True", Reason.NAME_CONFLICT, refused_text(routes.refused))
+    view = facts.routes
+    if facts.problem is None and view.nameless and any(r.until_s is None for r in view.refused):
+        return Verdict("True", Reason.NAME_CONFLICT, _nameless(facts).message)
     return _stalled(facts.problem, facts.diagnosis)
 
 

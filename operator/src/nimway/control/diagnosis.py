@@ -33,6 +33,8 @@ class Workload:
     single_node_claim: bool = False
 
 
+NO_WORKLOAD = Workload()
+
 _SEVERITY = (
     Reason.IMAGE_PULL_FAILED,
     Reason.SECRET_NOT_FOUND,

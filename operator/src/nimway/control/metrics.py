@@ -2,6 +2,8 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+_MODEL = ("namespace", "nimmodel")
+
 
 class Metrics:
     """All metric families; names follow Prometheus' conventions, units last."""
@@ -27,6 +29,12 @@ class Metrics:
             ["kind"],
             registry=self.registry,
         )
+        self.events = Counter(
+            "nimway_operator_events",
+            "Transitions of conditions to tell as Events, by type and what became of them.",
+            ["type", "outcome"],
+            registry=self.registry,
+        )
         self.queue = Gauge("nimway_operator_queue_depth", "Keys that wait.", registry=self.registry)
         self.leader = Gauge(
             "nimway_operator_leader", "1 while this process leads.", registry=self.registry
@@ -48,5 +56,33 @@ class Metrics:
             "nimway_operator_routes",
             "Models in a proxy's routing table.",
             ["namespace", "proxy"],
+            registry=self.registry,
+        )
+        self._add_autoscaling()
+
+    def _add_autoscaling(self) -> None:
+        self.wakes = Counter(
+            "nimway_operator_wakes",
+            "Times a sleeping model was woken.",
+            _MODEL,
+            registry=self.registry,
+        )
+        self.cold_start = Histogram(
+            "nimway_operator_cold_start_seconds",
+            "From waking a model to its first available pod.",
+            _MODEL,
+            buckets=(1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600),
+            registry=self.registry,
+        )
+        self.desired = Gauge(
+            "nimway_operator_replicas_desired",
+            "Replicas that the autoscaler wants.",
+            _MODEL,
+            registry=self.registry,
+        )
+        self.ready = Gauge(
+            "nimway_operator_replicas_ready",
+            "Ready replicas of a model with autoscaling.",
+            _MODEL,
             registry=self.registry,
         )

@@ -1,4 +1,4 @@
-"""Writes status: once per reconcile, and only when it differs."""
+"""Writes status: once per reconcile, and only when it differs; transitions are told as Events."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -10,6 +10,7 @@ from nimway.control.client import KubeClient
 from nimway.control.clock import timestamp
 from nimway.control.conditions import Verdict
 from nimway.control.election import LeadershipLostError
+from nimway.control.events import Recorder
 from nimway.control.kinds import Kind, Manifest
 from nimway.control.metrics import Metrics
 from nimway.control.store import Store
@@ -25,6 +26,7 @@ class Reporter:
         self,
         client: KubeClient,
         store: Store,
+        recorder: Recorder,
         metrics: Metrics,
         *,
         may_write: Callable[[], bool],
@@ -32,6 +34,7 @@ class Reporter:
     ) -> None:
         self._client = client
         self._store = store
+        self._recorder = recorder
         self._metrics = metrics
         self._may_write = may_write
         self._wall = wall
@@ -81,3 +84,4 @@ class Reporter:
             ready.status,
             ready.reason,
         )
+        await self._recorder.record(kind, live, previous, status["conditions"])
