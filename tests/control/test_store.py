@@ -130,3 +130,55 @@ def test_changes_count_what_is_declared_and_nothing_else() -> None:
     note()
     assert counts == [0, 1, 1, 2, 3]
     assert store.changes(MODEL) == 0
+
+
+def test_news_of_ready_pods_is_told_from_other_progress() -> None:
+    store = Store()
+    store.put(DEPLOYMENT, _child("1"))
+    assert store.put(DEPLOYMENT, _child("2")) is Change.STATUS
+    ready = {**_child("3"), "status": {"readyReplicas": 1}}
+    assert store.put(DEPLOYMENT, ready) is Change.READY
+    assert store.put(DEPLOYMENT, _child("4")) is Change.READY
+
+
+def test_a_verdict_outlives_the_status_and_nothing_else() -> None:
+    ref = Ref("Deployment", "models", "llama")
+    ours = {"manager": "nimway", "operation": "Apply", "fieldsV1": {"f:spec": {}}}
+    store = Store()
+    store.put(DEPLOYMENT, _child("1", managedFields=[ours]))
+    assert not store.is_settled(ref, "hash")
+    store.settle(ref, "0", "hash")
+    assert not store.is_settled(ref, "hash"), "it was found of another version"
+    store.settle(ref, "1", "hash")
+    assert store.is_settled(ref, "hash")
+    assert not store.is_settled(ref, "other")
+    store.put(DEPLOYMENT, _child("2", managedFields=[ours]))
+    assert store.is_settled(ref, "hash")
+    store.put(DEPLOYMENT, _child("3", managedFields=[{**ours, "fieldsV1": {}}]))
+    assert not store.is_settled(ref, "hash"), "a field is not ours any more"
+    store.settle(ref, "3", "hash")
+    store.put(DEPLOYMENT, _child("4", generation=2))
+    assert not store.is_settled(ref, "hash")
+
+
+def test_a_child_that_went_is_remembered_for_its_owner() -> None:
+    ref = Ref("Deployment", "models", "llama")
+    store = Store()
+    store.put(DEPLOYMENT, _child("1"))
+    assert not store.was_lost(ref, samples.MODEL_UID)
+    store.remove(DEPLOYMENT, _child("2"))
+    assert store.was_lost(ref, samples.MODEL_UID)
+    assert not store.was_lost(ref, "a successor")
+    store.put(POD, _child("3", uid="pod"))
+    store.prune(POD, None, set(), "9")
+    assert not store.was_lost(Ref("Pod", "models", "llama"), samples.MODEL_UID)
+
+
+def test_only_the_very_state_that_is_known_need_not_be_read() -> None:
+    ref = Ref("Deployment", "models", "llama")
+    store = Store()
+    store.put(DEPLOYMENT, _child("1"))
+    assert store.holds(ref, "child", "1")
+    assert not store.holds(ref, "child", "2")
+    assert not store.holds(ref, "another", "1")
+    assert not store.holds(Ref("Service", "models", "llama"), "child", "1")

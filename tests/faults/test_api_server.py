@@ -4,6 +4,7 @@ import contextlib
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 
@@ -11,6 +12,7 @@ from nimway.control.kinds import DEPLOYMENT, MODEL, PROXY
 from tests.control.process import patch
 from tests.faults.world import FULL, World, full_only, model, proxy, until
 from tests.support.api_faults import Call, every, hang, lose_reply, refuse, slow
+from tests.support.cluster import Cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(700)]
 
@@ -154,3 +156,44 @@ async def test_calls_that_never_return_do_not_block_others(world: World) -> None
     world.faults.heal()
     if FULL:  # the client's own limit of 30 s
         await world.reported(MODEL, "m0", "Ready/SwitchedOff", timeout_s=45)
+
+
+@pytest.fixture
+def other(crds: Cluster, namespace: str) -> Iterator[str]:
+    """A second namespace that the proxy serves."""
+    name = f"{namespace}-other"
+    crds.kubectl("create", "namespace", name)
+    yield name
+    crds.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.mark.parametrize("is_going", [True, pytest.param(False, marks=full_only)])
+async def test_a_served_namespace_that_goes_keeps_no_table_waiting(
+    world: World, other: str, *, is_going: bool
+) -> None:
+    """Its binding is refused for a known cause; one that is refused for another is waited for."""
+    namespace = world.namespace
+
+    def binds(call: Call) -> bool:
+        return call.is_write and call.plural == "rolebindings" and f"/{other}/" in call.path
+
+    causes = ("NamespaceTerminating",) if is_going else ()
+    rule = world.faults.on(binds, refuse(403, "Forbidden", causes=causes))
+    world.start_for(other)
+    await world.apply(
+        model(namespace, "here"),
+        model(other, "there"),
+        proxy(namespace, "edge", namespaces=[namespace, other]),
+    )
+    if is_going:
+        await world.routed("here", "there")
+    else:
+        await until(lambda: _refused(rule.hits, 3), "it is tried again")
+        assert await world.table() is None
+    assert rule.hits
+    world.faults.heal()
+    await world.routed("here", "there")
+
+
+async def _refused(hits: list[Call], count: int) -> bool:
+    return len(hits) >= count

@@ -95,11 +95,15 @@ class Exchange:
         self.call.status = status
         return web.Response(status=status, body=content, headers={"Content-Type": kind})
 
-    def answer(self, status: int, reason: str, message: str) -> web.StreamResponse:
+    def answer(
+        self, status: int, reason: str, message: str, causes: tuple[str, ...] = ()
+    ) -> web.StreamResponse:
         """Answer in the API server's form, without asking it."""
         self.call.status = status
-        body = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": status}
-        body |= {"reason": reason, "message": message}
+        body: dict[str, Any] = {"kind": "Status", "apiVersion": "v1", "status": "Failure"}
+        body |= {"code": status, "reason": reason, "message": message}
+        if causes:
+            body["details"] = {"causes": [{"reason": cause} for cause in causes]}
         headers = {"Retry-After": "1"} if status == 429 else {}
         return web.json_response(body, status=status, headers=headers)
 
@@ -344,11 +348,13 @@ async def hang(exchange: Exchange) -> web.StreamResponse:
     return exchange.cut()
 
 
-def refuse(status: int, reason: str, message: str = "injected") -> Act:
-    """Answer with a failure."""
+def refuse(
+    status: int, reason: str, message: str = "injected", *, causes: tuple[str, ...] = ()
+) -> Act:
+    """Answer with a failure, and with the reasons of its causes."""
 
     async def act(exchange: Exchange) -> web.StreamResponse:
-        return exchange.answer(status, reason, message)
+        return exchange.answer(status, reason, message, causes)
 
     return act
 

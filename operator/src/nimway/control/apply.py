@@ -16,9 +16,9 @@ from nimway.control.client import (
     NotFoundError,
 )
 from nimway.control.election import LeadershipLostError
-from nimway.control.kinds import BY_KIND, CLAIM, DEPLOYMENT, POD, SERVICE, Kind, Manifest
+from nimway.control.kinds import BY_KIND, CLAIM, DEPLOYMENT, POD, SERVICE, Kind, Manifest, Ref
 from nimway.control.metrics import Metrics
-from nimway.control.plan import Action, Plan, plan, seal
+from nimway.control.plan import APPLIED_ANNOTATION, Action, Plan, plan, seal
 from nimway.control.resolve import Owner
 from nimway.control.store import Store, ref_of
 
@@ -45,26 +45,41 @@ class OwnerGoneError(Exception):
 
 
 class Applier:
-    """Applies and deletes children of one owner at a time. `may_write` is asked before each."""
+    """Applies and deletes children of one owner at a time. `may_write` is asked before each.
+
+    `is_current` tells whether the store was lately compared with a fresh list.
+    """
 
     def __init__(
-        self, client: KubeClient, store: Store, metrics: Metrics, *, may_write: Callable[[], bool]
+        self,
+        client: KubeClient,
+        store: Store,
+        metrics: Metrics,
+        *,
+        may_write: Callable[[], bool],
+        is_current: Callable[[], bool],
     ) -> None:
         self._client = client
         self._store = store
         self._metrics = metrics
         self._may_write = may_write
+        self._is_current = is_current
+        self._refused: set[Ref] = set()
 
     async def confirm(self, owner: Owner, children: Iterable[tuple[Kind, Manifest]]) -> None:
-        """Read the owner afresh if one of `children` is to be created.
+        """Read the owner afresh where creating one of `children` for one that is gone would harm.
 
         A watch can miss a deletion. What is created for an owner that is gone the garbage collector
-        deletes, and that would be answered by creating it again.
+        deletes, and that would be answered by creating it again. So who is about to create again
+        what went asks first, and who creates what no garbage collector will delete.
 
         Raises:
             OwnerGoneError: it is gone or going; the store knows it now.
         """
-        if all(ref_of(kind, manifest) in self._store for kind, manifest in children):
+        missing = [each for each in children if ref_of(*each) not in self._store]
+        if not missing or (
+            self._is_current() and not any(self._outlives(owner, *each) for each in missing)
+        ):
             return
         fresh = await self._read(owner.kind, owner.namespace, owner.name)
         if fresh is None:
@@ -78,6 +93,12 @@ class Applier:
         ):
             raise OwnerGoneError(f"{owner.kind.kind} {owner.namespace}/{owner.name} is gone")
 
+    def _outlives(self, owner: Owner, kind: Kind, manifest: Manifest) -> bool:
+        """Tell whether a child could come back for ever, or stay, after its owner."""
+        return not manifest["metadata"].get("ownerReferences") or self._store.was_lost(
+            ref_of(kind, manifest), owner.uid
+        )
+
     async def apply(self, kind: Kind, desired: Manifest, owner: Owner) -> Manifest:
         """Make one child as declared and return it as the server holds it.
 
@@ -87,40 +108,55 @@ class Applier:
             ApiError: the API server refused.
         """
         sealed = seal(desired)
-        metadata = desired["metadata"]
+        metadata = sealed["metadata"]
         live = self._store.get(kind, metadata["namespace"], metadata["name"])
-        for _ in range(CONFLICT_RETRIES):
-            try:
-                return await self._carry_out(kind, sealed, live, owner)
-            except ConflictError:
-                live = await self._read(kind, metadata["namespace"], metadata["name"])
-        return await self._carry_out(kind, sealed, live, owner)
+        if live is not None and self._is_settled(kind, sealed):
+            return live
+        try:
+            for _ in range(CONFLICT_RETRIES):
+                try:
+                    return await self._carry_out(kind, sealed, live, owner)
+                except ConflictError:
+                    live = await self._read(kind, metadata["namespace"], metadata["name"])
+            return await self._carry_out(kind, sealed, live, owner)
+        except (InvalidError, NotOursError):
+            self._refused.add(Ref(owner.kind.kind, owner.namespace, owner.name))
+            raise
 
-    async def apply_all(
-        self, children: Iterable[tuple[Kind, Manifest]], owner: Owner
-    ) -> list[Manifest]:
+    async def apply_all(self, children: Iterable[tuple[Kind, Manifest]], owner: Owner) -> None:
         """Make every child as declared; one that is refused does not keep the others waiting.
 
         Raises:
             Exception: what `apply` raised first, after all were tried.
         """
-        answers, refusals = [], []
+        refusals = []
         for kind, manifest in children:
+            if self._is_settled(kind, seal(manifest)):
+                continue
             try:
-                answers.append(await self.apply(kind, manifest, owner))
+                await self.apply(kind, manifest, owner)
             except (InvalidError, NotOursError, WaitingError) as error:
                 refusals.append(error)
         if refusals:
             raise refusals[0]
-        return answers
+
+    def take_refused(self) -> set[Ref]:
+        """Return, once, the owners of what was refused: what stood in the way may have gone."""
+        refused, self._refused = self._refused, set()
+        return refused
+
+    def _is_settled(self, kind: Kind, sealed: Manifest) -> bool:
+        """Tell whether the child was found as declared, and nobody changed it since."""
+        digest = sealed["metadata"]["annotations"][APPLIED_ANNOTATION]
+        return self._store.is_settled(ref_of(kind, sealed), digest)
 
     async def prune(self, kept: Iterable[tuple[Kind, Manifest]], owner: Owner) -> None:
         """Delete the owner's children that are not among `kept`; kept claims stay for ever."""
         known = {ref_of(kind, manifest) for kind, manifest in kept}
         for ref in sorted(self._store.child_refs(owner.uid) - known):
             kind = BY_KIND[ref.kind]
-            live = self._store.get(kind, ref.namespace, ref.name)
-            if live is None or kind == POD:
+            live = self._store.get(kind, ref.namespace, ref.name) if kind != POD else None
+            if live is None:
                 continue
             if kind == CLAIM and not live["metadata"].get("ownerReferences"):
                 continue
@@ -151,6 +187,8 @@ class Applier:
         if step.action is Action.WAIT:
             raise WaitingError(f"{_text(kind, sealed)}: {step.reason}")
         if live is not None and step.action is Action.NONE:
+            digest = sealed["metadata"]["annotations"][APPLIED_ANNOTATION]
+            self._store.settle(ref_of(kind, live), live["metadata"]["resourceVersion"], digest)
             return live
         return await self._write(kind, sealed, live, step)
 

@@ -108,6 +108,18 @@ class RouteBook:
         revision = known.decision.table.revision
         return sum(1 for pod in known.pods.values() if pod.state and pod.state.revision == revision)
 
+    def silent(self, now_s: float) -> set[str]:
+        """Return the models of proxies of which a ready pod said nothing for too long."""
+        return {
+            key
+            for known in self._proxies.values()
+            if any(
+                pod.state is None and now_s - pod.since_s >= FIRST_REPORT_S
+                for pod in known.pods.values()
+            )
+            for key in known.decision.routes
+        }
+
     def view(self, model: str, proxies: Iterable[str], now_s: float) -> RouteView:
         """Sum up how `proxies` (all that exist) see one model."""
         ready = serving = down = 0

@@ -7,7 +7,7 @@ generated model classes cost more CPU than everything else in a reconcile.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
@@ -21,9 +21,16 @@ import nimway
 from nimway.control.kinds import FIELD_MANAGER, Kind, Manifest
 
 REQUEST_TIMEOUT_S = 30.0
+CONNECT_TIMEOUT_S = 5.0
+FROZEN_S = 5.0
+"""How much longer than it was asked for a watch may last before it counts as frozen."""
+
 LIST_PAGE_ITEMS = 100
-WATCH_GRACE_S = 5.0
-CONNECTIONS_MAX = 64
+LINE_BYTES_MAX = 8 << 20
+"""Of one watch event: several times what etcd takes of an object."""
+
+CONNECTIONS_UNLIMITED = 0
+"""Each watch holds one, so a number would be one of namespaces; workers bound all others."""
 
 CREATE_ONLY_VERSION = "1"
 """A resourceVersion that no object has: an apply that carries it can create, but not change."""
@@ -31,6 +38,7 @@ CREATE_ONLY_VERSION = "1"
 _APPLY = "application/apply-patch+yaml"
 _JSON = "application/json"
 _JSON_PATCH = "application/json-patch+json"
+_OK = 200
 
 
 class ApiError(Exception):
@@ -66,8 +74,62 @@ class TransientError(ApiError):
     """429, 5xx, a timeout or a lost connection: the same request may succeed later."""
 
 
+class ExpiredError(ApiError):
+    """A list or watch cannot go on from where it was (410, or ended by an error): list anew."""
+
+
 class ConfigurationError(Exception):
     """There is no usable cluster configuration; the text says what to do."""
+
+
+class Head(msgspec.Struct, rename="camel", gc=False):
+    """What tells one state of an object from another."""
+
+    name: str
+    uid: str
+    resource_version: str
+    namespace: str = ""
+
+
+class _Headed(msgspec.Struct):
+    metadata: Head
+
+
+class _ListMetadata(msgspec.Struct):
+    version: str = msgspec.field(name="resourceVersion")
+    token: str = msgspec.field(name="continue", default="")
+
+
+class _Page(msgspec.Struct):
+    metadata: _ListMetadata
+    items: list[msgspec.Raw]
+
+
+class _Event(msgspec.Struct):
+    type: str
+    object: Manifest
+
+
+_headed = msgspec.json.Decoder(_Headed)
+_page = msgspec.json.Decoder(_Page)
+_event = msgspec.json.Decoder(_Event)
+
+
+class Listed:
+    """One object of a list, read only as far as somebody asks."""
+
+    __slots__ = ("_kind", "_raw", "head")
+
+    def __init__(self, kind: Kind, raw: msgspec.Raw) -> None:
+        self._kind = kind
+        self._raw = raw
+        self.head = _headed.decode(raw).metadata
+
+    def manifest(self) -> Manifest:
+        """Return all of it."""
+        # Items of a list leave these two out, and who reads one object wants them.
+        kind = {"apiVersion": self._kind.api_version, "kind": self._kind.kind}
+        return {**msgspec.json.decode(self._raw), **kind}
 
 
 class KubeClient:
@@ -92,51 +154,65 @@ class KubeClient:
         self, kind: Kind, namespace: str | None, *, selector: str = ""
     ) -> AsyncIterator[tuple[list[Manifest], str]]:
         """Yield all objects of a kind page by page, each with the version of the whole list."""
+        async for page, version in self.listed(kind, namespace, selector=selector):
+            yield [each.manifest() for each in page], version
+
+    async def listed(
+        self, kind: Kind, namespace: str | None, *, selector: str = ""
+    ) -> AsyncIterator[tuple[list[Listed], str]]:
+        """Yield the same, each object's body yet unread."""
         query = {"limit": str(LIST_PAGE_ITEMS)}
         if selector:
             query["labelSelector"] = selector
+        path = kind.path(namespace)
         while True:
-            page = await self.request("GET", kind.path(namespace), query=query)
-            for item in page["items"]:
-                # Items of a list leave these out, and who reads one object wants them.
-                item["apiVersion"], item["kind"] = kind.api_version, kind.kind
-            yield page["items"], page["metadata"]["resourceVersion"]
-            token = page["metadata"].get("continue")
-            if not token:
+            content = await self._send("GET", path, query=query)
+            try:
+                page = _page.decode(content)
+                items = [Listed(kind, raw) for raw in page.items]
+            except msgspec.DecodeError as error:
+                raise TransientError(0, "BadAnswer", f"GET {path}: {error}") from error
+            yield items, page.metadata.version
+            if not page.metadata.token:
                 return
-            query["continue"] = token
+            query["continue"] = page.metadata.token
 
     async def watch(
-        self, kind: Kind, version: str, *, selector: str, timeout_s: float
-    ) -> AsyncIterator[tuple[str, Manifest]]:
-        """Yield events (type and object) of all namespaces since `version` for about `timeout_s`.
+        self,
+        kind: Kind,
+        namespace: str | None,
+        *,
+        selector: str = "",
+        version: str,
+        duration_s: float,
+    ) -> AsyncGenerator[tuple[str, Manifest], None]:
+        """Yield what happens after `version`, as event type and object, bookmarks included.
+
+        The API server ends it after `duration_s`. One that lasts longer is frozen.
 
         Raises:
-            ApiError: the watch was refused, broke, or said what cannot be read.
+            ExpiredError: only a new list helps.
+            ApiError: it broke off; it can go on from the last version that was seen.
         """
-        query = {"watch": "true", "resourceVersion": version, "labelSelector": selector}
-        query["timeoutSeconds"] = str(max(1, int(timeout_s)))
-        path = f"{kind.path()}?{urlencode(query)}"
-        headers = {"Accept": _JSON, "User-Agent": self._agent}
-        await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, "GET", None)
-        limit: Any = aiohttp.ClientTimeout(total=timeout_s + WATCH_GRACE_S)
+        query = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": str(round(duration_s)),
+        }
+        if selector:
+            query["labelSelector"] = selector
+        path = kind.path(namespace)
+        limits = aiohttp.ClientTimeout(total=duration_s + FROZEN_S, connect=CONNECT_TIMEOUT_S)
         try:
-            answer = await self._api.call_api(
-                "GET", f"{self._host}{path}", headers, _request_timeout=limit
-            )
-            async with answer.response as response:
-                if answer.status >= 400:  # noqa: PLR2004 - HTTP's boundary, as below
-                    raise _error(answer.status, await response.read())
-                carry = b""
-                async for chunk in response.content.iter_any():
-                    *lines, carry = (carry + chunk).split(b"\n")
-                    for line in lines:
-                        event = msgspec.json.decode(line)
-                        yield event["type"], event["object"]
-        except TimeoutError:
-            return
-        except (aiohttp.ClientError, OSError, msgspec.DecodeError) as error:
-            raise TransientError(0, "NoAnswer", f"GET {path}: {error!r}") from error
+            async with await self._open("GET", path, query=query, limits=limits) as answer:
+                if answer.status != _OK:
+                    raise _error(answer.status, await answer.read())
+                async for line in _lines(answer):
+                    yield _read_event(line)
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            text = str(error) or type(error).__name__
+            raise TransientError(0, "NoAnswer", f"watching {path}: {text}") from error
 
     async def apply(self, kind: Kind, manifest: Manifest, *, subresource: str = "") -> Manifest:
         """Apply `manifest` on the server under our field manager, and return the whole object.
@@ -200,19 +276,82 @@ class KubeClient:
         Raises:
             ApiError: one of its kinds, with the API server's own words.
         """
-        headers = {"Accept": _JSON, "Content-Type": content_type, "User-Agent": self._agent}
-        await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
-        url = f"{self._host}{path}" + (f"?{urlencode(query)}" if query else "")
+        content = await self._send(
+            method, path, query=query, body=body, content_type=content_type, timeout_s=timeout_s
+        )
+        return msgspec.json.decode(content)
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Manifest | list[Manifest] | None = None,
+        content_type: str = _JSON,
+        timeout_s: float = REQUEST_TIMEOUT_S,
+    ) -> bytes:
         try:
             async with asyncio.timeout(timeout_s):
-                answer = await self._api.call_api(method, url, headers, body)
+                answer = await self._open(
+                    method, path, query=query, body=body, content_type=content_type
+                )
                 content = await answer.read()
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             text = str(error) or type(error).__name__
             raise TransientError(0, "NoAnswer", f"{method} {path}: {text}") from error
         if answer.status >= 400:  # noqa: PLR2004 - HTTP's boundary between success and failure
             raise _error(answer.status, content)
-        return msgspec.json.decode(content)
+        return content
+
+    async def _open(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Manifest | list[Manifest] | None = None,
+        content_type: str = _JSON,
+        limits: aiohttp.ClientTimeout | None = None,
+    ) -> aiohttp.ClientResponse:
+        headers = {
+            "Accept": _JSON,
+            # The API server would spend more CPU on compressing lists than a network saves.
+            "Accept-Encoding": "identity",
+            "Content-Type": content_type,
+            "User-Agent": self._agent,
+        }
+        await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+        url = f"{self._host}{path}" + (f"?{urlencode(query)}" if query else "")
+        answer = await self._api.call_api(method, url, headers, body, _request_timeout=limits)
+        response: aiohttp.ClientResponse = answer.response
+        return response
+
+
+async def _lines(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """Yield whole lines; the rest after the last one is an event that was cut off."""
+    carry = b""
+    async for chunk in answer.content.iter_any():
+        *lines, carry = (carry + chunk).split(b"\n")
+        for line in lines:
+            yield line
+        if len(carry) > LINE_BYTES_MAX:
+            raise ExpiredError(0, "BadEvent", f"a watch event exceeds {LINE_BYTES_MAX} bytes")
+    if carry:
+        raise ExpiredError(0, "BadEvent", "a watch ended within an event")
+
+
+def _read_event(line: bytes) -> tuple[str, Manifest]:
+    try:
+        event = _event.decode(line)
+    except msgspec.DecodeError as error:
+        raise ExpiredError(0, "BadEvent", f"a watch event cannot be read: {error}") from error
+    if event.type == "ERROR":
+        status = event.object
+        raise ExpiredError(
+            status.get("code", 0), status.get("reason", ""), status.get("message", "")
+        )
+    return event.type, event.object
 
 
 _TERMINATING = "NamespaceTerminating"
@@ -225,6 +364,7 @@ _ERRORS: dict[int, type[ApiError]] = {
     404: NotFoundError,
     405: InvalidError,
     409: ConflictError,
+    410: ExpiredError,
     422: InvalidError,
 }
 
@@ -259,7 +399,7 @@ async def load_configuration() -> kubernetes_client.Configuration:
         raise ConfigurationError(
             f"no cluster configuration: run in a pod, or set KUBECONFIG ({error})"
         ) from error
-    configuration.connection_pool_maxsize = CONNECTIONS_MAX
+    configuration.connection_pool_maxsize = CONNECTIONS_UNLIMITED
     # The API server is never reached through a web proxy that the environment happens to name.
     configuration.client_session_kwargs = {"trust_env": False}
     return configuration

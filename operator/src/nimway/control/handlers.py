@@ -1,8 +1,8 @@
 """Kopf's part: its settings, its credentials, and handlers without logic.
 
-Kopf watches; it neither patches objects nor adds finalizers, annotations or events. Its stores of
-progress and of last-handled states are empty on purpose: they would cost two thirds of the CPU of
-an event and write to users' objects.
+Kopf watches what users write; it neither patches objects nor adds finalizers, annotations or
+events. Its stores of progress and of last-handled states are empty on purpose: they would cost two
+thirds of the CPU of an event and write to users' objects.
 """
 
 from collections.abc import Callable, Iterable
@@ -11,8 +11,8 @@ from typing import Any
 import kopf
 from kubernetes.aio import client as kubernetes_client
 
-from nimway.control.client import kopf_login
-from nimway.control.kinds import SELECTED_BY, WATCHED, Kind, Manifest
+from nimway.control.client import LIST_PAGE_ITEMS, kopf_login
+from nimway.control.kinds import OWNERS, Kind, Manifest
 
 Seen = Callable[[Kind, "str | None", Manifest], None]
 """Called with the kind, the event's type (None while listing) and the object."""
@@ -71,14 +71,12 @@ def build_settings() -> kopf.OperatorSettings:
     settings.watching.connect_timeout = 5
     settings.watching.inactivity_timeout = 70
     settings.watching.reconnect_backoff = 0.1
-    settings.watching.chunk_size = 250
+    settings.watching.chunk_size = LIST_PAGE_ITEMS
     settings.queueing.worker_limit = None
-    settings.queueing.idle_timeout = 1.0
+    # An idle worker holds the last event's object: at a start those of all models at once.
+    settings.queueing.idle_timeout = 0.1
     settings.queueing.exit_timeout = 0.5
     settings.process.ultimate_exiting_timeout = 20
-    for kind in WATCHED:
-        if SELECTED_BY[kind]:
-            settings.watching.label_selectors[kopf_selector(kind)] = SELECTED_BY[kind]
     return settings
 
 
@@ -90,14 +88,14 @@ def kopf_selector(kind: Kind) -> tuple[str, str, str]:
 def build_registry(
     seen: Seen, configuration: kubernetes_client.Configuration
 ) -> kopf.OperatorRegistry:
-    """Return the handlers: every watched kind reports to `seen`."""
+    """Return the handlers: what users write is reported to `seen`."""
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
     async def login(**_: Any) -> kopf.ConnectionInfo:
         return await kopf_login(configuration)
 
-    for kind in WATCHED:
+    for kind in OWNERS:
         _watch(registry, kind, seen)
     return registry
 

@@ -88,7 +88,10 @@ CHILDREN = (
 OPTIONAL = (SERVICE_MONITOR,)
 """What the operator writes where its kind is served."""
 
-WATCHED = (*OWNERS, *CHILDREN, POD, NAMESPACE)
+FOLLOWED = (*CHILDREN, POD, NAMESPACE)
+"""What the operator watches itself; the owners are Kopf's."""
+
+WATCHED = (*OWNERS, *FOLLOWED)
 
 SELECTED_BY = {
     kind: "" if kind in (*OWNERS, NAMESPACE) else MANAGED_SELECTOR for kind in (*WATCHED, *OPTIONAL)

@@ -5,15 +5,21 @@ from dataclasses import dataclass
 from nimway.api.status import ConditionType
 from nimway.control import conditions
 from nimway.control.apply import OwnerGoneError
+from nimway.control.claims import refusals_of, refused_names
 from nimway.control.conditions import ModelFacts, Problem, RouteView
 from nimway.control.context import STATUS_DELAY_S, Context
 from nimway.control.desired import names
-from nimway.control.desired.model import build_model
+from nimway.control.desired.model import build_model, build_model_monitor
 from nimway.control.diagnosis import Workload, diagnose
 from nimway.control.facts import deployment_facts, pod_facts
-from nimway.control.kinds import DEPLOYMENT, MODEL, POD, SERVICE, Manifest, Ref
+from nimway.control.kinds import DEPLOYMENT, MODEL, POD, SERVICE, SERVICE_MONITOR, Manifest, Ref
 from nimway.control.problems import REPORTED, outcome_of
 from nimway.control.resolve import ResolvedModel, resolve_model
+from nimway.control.scaling import Autoscaler
+from nimway.control.sleep import rounded_s, usual_s
+
+REFUSED_NAMES_MAX = 512
+"""As the schema allows: six proxies may refuse all names of a model with the most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +38,9 @@ class Applied:
 class ModelReconciler:
     """Makes a NIMModel's children and status follow its spec."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, autoscaler: Autoscaler) -> None:
         self._context = context
+        self._autoscaler = autoscaler
 
     async def reconcile(self, ref: Ref) -> None:
         """Do it once.
@@ -43,6 +50,7 @@ class ModelReconciler:
         """
         live = self._context.store.get(MODEL, ref.namespace, ref.name)
         if live is None or "deletionTimestamp" in live["metadata"]:
+            self._autoscaler.forget(f"{ref.namespace}/{ref.name}")
             return  # the garbage collector takes the children, the proxies drop the route
         model: ResolvedModel | None = None
         try:
@@ -59,6 +67,7 @@ class ModelReconciler:
             self._context.workers.mark(ref, delay_s=applied.unfinished_s)
             return
         await self._report(live, model, applied)
+        self._autoscaler.changed(live)
         if applied.retry is not None:
             raise applied.retry
 
@@ -66,14 +75,18 @@ class ModelReconciler:
         context, owner = self._context, model.owner
         live = context.store.get(DEPLOYMENT, owner.namespace, names.slug(owner.name))
         children = build_model(model, live)
+        monitor = build_model_monitor(model)
+        if monitor is not None and context.monitors.served:
+            children.append((SERVICE_MONITOR, monitor))
         await context.applier.confirm(owner, children)
         if live is None:
             # Of many new models each gets its Deployment first: the pods take the longest.
             kind, manifest = children[0]
             return Applied(await context.applier.apply(kind, manifest, owner), unfinished_s=0.0)
         is_new = not context.store.get(SERVICE, owner.namespace, names.slug(owner.name))
-        deployment = (await context.applier.apply_all(children, owner))[0]
+        await context.applier.apply_all(children, owner)
         await context.applier.prune(children, owner)
+        deployment = context.store.get(DEPLOYMENT, owner.namespace, names.slug(owner.name))
         # The pods' first news is a moment away: one status instead of two.
         return Applied(deployment, unfinished_s=STATUS_DELAY_S if is_new else None)
 
@@ -92,7 +105,12 @@ class ModelReconciler:
         if verdicts[ConditionType.ROUTED].status != "True":
             served = ()
         status = status_fields(live, model, facts, served)
+        if facts.autoscaled is not None:
+            scaled = self._autoscaler.status(live, facts.replicas, facts.autoscaled)
+            status["autoscaling"] = scaled
         await context.reporter.report(MODEL, live, verdicts, status)
+        if rounded_s(usual_s({"status": status})) != rounded_s(usual_s(live)):
+            context.mark_proxies()  # the routes say how long a cold start takes
 
     def _facts(
         self, live: Manifest, model: ResolvedModel | None, applied: Applied, view: RouteView
@@ -100,13 +118,17 @@ class ModelReconciler:
         metadata = live["metadata"]
         deployment = deployment_facts(applied.deployment)
         pods = [pod_facts(pod) for _, pod in self._context.store.children(metadata["uid"], POD)]
+        workload = workload_of(model)
+        replicas = model.replicas if model else live.get("spec", {}).get("replicas", 1)
         return ModelFacts(
             generation=metadata["generation"],
-            replicas=live.get("spec", {}).get("replicas", 1),
+            replicas=replicas,
             deployment=deployment,
-            diagnosis=diagnose(deployment, pods, workload_of(model)),
+            diagnosis=diagnose(deployment, pods, workload),
             routes=view,
             problem=applied.problem,
+            workload=workload,
+            autoscaled=self._autoscaler.view(live, replicas, deployment),
         )
 
 
@@ -116,7 +138,7 @@ def workload_of(model: ResolvedModel | None) -> Workload:
         return Workload()
     spec = model.spec
     claim = spec.storage.pvc if spec.storage else None
-    single = claim is not None and claim.size is not None and spec.replicas > 1
+    single = claim is not None and claim.size is not None and model.replicas > 1
     return Workload(
         gpus=spec.gpus,
         gpu_resource=spec.gpu_resource,
@@ -148,4 +170,12 @@ def status_fields(
         status["image"] = spec.image
     if served:
         status["servedModels"] = list(served)
+    if refused := _refused(previous, facts.routes):
+        status["refusedNames"] = refused
     return status
+
+
+def _refused(previous: Manifest, view: RouteView) -> list[Manifest]:
+    """Return the names that it lost; of a proxy that is not decided yet what was known stays."""
+    known = (each for each in refusals_of(previous) if each.proxy in view.undecided)
+    return refused_names((*view.refused, *known))[:REFUSED_NAMES_MAX]

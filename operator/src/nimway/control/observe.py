@@ -6,12 +6,15 @@ alike. It keeps the store and decides no more than who is affected and how soon.
 
 import asyncio
 import logging
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from nimway.control.client import KubeClient
-from nimway.control.context import STATUS_DELAY_S
+from nimway.control.context import READY_DELAY_S, STATUS_DELAY_S
+from nimway.control.follow import Follower
 from nimway.control.kinds import (
-    CHILDREN,
+    FOLLOWED,
     MODEL,
     NAMESPACE,
     OWNERS,
@@ -26,20 +29,20 @@ from nimway.control.settings import Settings
 from nimway.control.store import Change, Store, ref_of
 from nimway.control.workqueue import Lanes
 
-RESYNC_SPREAD_S = 15.0
-"""After a resync all keys are looked at over this time, so that nobody has to wait behind them."""
-
 TABLE_DELAY_S = 0.01
 """Lets the new model's Deployment go out before its route, which nothing answers yet."""
 
 START_DELAY_S = 0.3
+START_DELAY_PER_MODEL_S = 0.001
 """At a start the tables are decided first: what that says of the models is one look, not two."""
+
+_DELAYS_S = {Change.CONTENT: 0.0, Change.READY: READY_DELAY_S, Change.STATUS: STATUS_DELAY_S}
 
 _log = logging.getLogger(__name__)
 
 
 class Observer:
-    """Feeds the store and marks keys."""
+    """Feeds the store, and marks keys from `begin` on: who only stands by has none to look at."""
 
     def __init__(
         self,
@@ -55,75 +58,123 @@ class Observer:
         self._store = store
         self._workers = workers
         self._clock = clock
+        self._versions: dict[tuple[Kind, str | None], str] = {}
+        self._begun = False
         self.last_event_s: float = clock()
         self.last_resync_s: float | None = None
         self.relisted = asyncio.Event()
-        """Set when a watch had to list again: deletions that it missed, no event will tell."""
+        """Set when Kopf had to list again: deletions that it missed, no event will tell."""
 
     def seen(self, kind: Kind, event: str | None, manifest: Manifest) -> None:
         """Take in one watch event (`event` is None while a watch lists)."""
         self.last_event_s = self._clock()
-        if event is None:
+        if event is None and self._begun:
             self.relisted.set()
+        if event == "BOOKMARK":
+            return
         ref = ref_of(kind, manifest)
         before = self._store.owner_uid(ref)
         if event == "DELETED":
             change = Change.CONTENT if self._store.remove(kind, manifest) else Change.NONE
         else:
             change = self._store.put(kind, manifest)
-        if change is not Change.NONE:
-            self._mark(kind, ref, {before, self._store.owner_uid(ref)}, change)
+        self._mark(kind, ref, {before, self._store.owner_uid(ref)}, change)
 
-    async def resync(self, jitter: Callable[[], float]) -> None:
-        """List everything afresh, drop ghosts, and mark every key.
+    async def resync(self) -> None:
+        """List everything afresh, drop ghosts, and mark what that changed.
 
         Raises:
             ApiError: a list failed; what was listed before it is taken over.
         """
         # Children first: an owner that is created meanwhile must not look absent.
-        for kind in (*CHILDREN, POD, NAMESPACE, *OWNERS):
+        for kind in FOLLOWED:
             await self.relist(kind)
-        first = self.last_resync_s is None
+        await self.relist_owners()
         self.last_resync_s = self._clock()
-        for ref in self._store.refs(PROXY):
-            self._workers.mark(ref)
+
+    async def relist_owners(self) -> None:
+        """List afresh what users write.
+
+        Raises:
+            ApiError: a list failed.
+        """
+        for kind in OWNERS:
+            await self.relist(kind)
+
+    def begin(self) -> None:
+        """Mark everything, and from now on what changes."""
+        self._begun = True
+        delay_s = START_DELAY_S + START_DELAY_PER_MODEL_S * len(self._store.refs(MODEL))
+        self.sweep(lambda: delay_s)
+
+    def sweep(self, delay_s: Callable[[], float]) -> None:
+        """Mark everything, whatever changed: the proxies at once, each model after a delay."""
+        self.mark_proxies()
         for ref in self._store.refs(MODEL):
-            delay_s = START_DELAY_S if first else jitter() * RESYNC_SPREAD_S
+            self._workers.mark(ref, delay_s=delay_s())
+
+    def mark_proxies(self, delay_s: float = 0.0) -> None:
+        """Mark all proxies."""
+        for ref in self._store.refs(PROXY):
             self._workers.mark(ref, delay_s=delay_s)
+
+    async def follow(self) -> None:
+        """Watch for ever, from the first list on, all that Kopf does not."""
+        async with asyncio.TaskGroup() as group:
+            for kind in FOLLOWED:
+                for namespace in self._namespaces(kind):
+                    follower = Follower(
+                        self._client,
+                        (kind, namespace, SELECTED_BY[kind]),
+                        relist=partial(self._list, kind, namespace),
+                        take=partial(self.seen, kind),
+                        clock=self._clock,
+                        jitter=random.random,
+                    )
+                    group.create_task(
+                        follower.run(self._versions[kind, namespace]),
+                        name=f"watch of {kind.plural}",
+                    )
+
+    def _namespaces(self, kind: Kind) -> Iterator[str | None]:
+        scope = self._settings.namespaces
+        yield from [None] if scope is None or kind == NAMESPACE else sorted(scope)
 
     async def relist(self, kind: Kind) -> str:
         """List one kind afresh, drop its ghosts, and return the version to watch from.
 
         Raises:
-            ApiError: the list failed.
+            ApiError: a list failed; what was listed before it is taken over.
         """
-        scope = None if kind == NAMESPACE else self._settings.namespaces
-        namespaces: list[str | None] = [None] if scope is None else [*sorted(scope)]
-        first = ""
-        for namespace in namespaces:
-            seen: set[Ref] = set()
-            version = "0"
-            async for page, listed in self._client.pages(
-                kind, namespace, selector=SELECTED_BY[kind]
-            ):
-                version = listed
-                first = first or listed
-                for manifest in page:
-                    ref = ref_of(kind, manifest)
-                    seen.add(ref)
-                    before = self._store.owner_uid(ref)
-                    change = self._store.put(kind, manifest)
-                    if change is not Change.NONE:
-                        self._mark(kind, ref, {before, self._store.owner_uid(ref)}, change)
-            where = None if namespace is None else frozenset({namespace})
-            for ref, owner in self._store.prune(kind, where, seen, version):
-                _log.info("forgetting: %s reason='not in a fresh list'", ref)
-                self._mark(kind, ref, {owner}, Change.CONTENT)
-        return first
+        versions = [await self._list(kind, namespace) for namespace in self._namespaces(kind)]
+        return versions[0]
+
+    async def _list(self, kind: Kind, namespace: str | None) -> str:
+        seen: set[Ref] = set()
+        version = "0"
+        async for page, listed in self._client.listed(kind, namespace, selector=SELECTED_BY[kind]):
+            version = listed
+            for item in page:
+                head = item.head
+                ref = Ref(kind.kind, head.namespace, head.name)
+                seen.add(ref)
+                if self._store.holds(ref, head.uid, head.resource_version):
+                    continue
+                before = self._store.owner_uid(ref)
+                change = self._store.put(kind, item.manifest())
+                self._mark(kind, ref, {before, self._store.owner_uid(ref)}, change)
+        where = None if namespace is None else frozenset({namespace})
+        for ref, owner in self._store.prune(kind, where, seen, version):
+            _log.info("forgetting: %s reason='not in a fresh list'", ref)
+            self._mark(kind, ref, {owner}, Change.CONTENT)
+        self._versions[kind, namespace] = version
+        return version
 
     def _mark(self, kind: Kind, ref: Ref, owners: set[str], change: Change) -> None:
+        if change is Change.NONE or not self._begun:
+            return
         at_once = change is Change.CONTENT and kind != POD
-        delay_s = 0.0 if at_once else STATUS_DELAY_S
+        delay_s = _DELAYS_S[change if kind != POD else Change.STATUS]
         if kind == NAMESPACE:
             if at_once:
                 self._mark_selecting_proxies()
@@ -131,8 +182,7 @@ class Observer:
         if kind in OWNERS:
             self._workers.mark(ref, delay_s=delay_s)
             if kind == MODEL and at_once:
-                for proxy in self._store.refs(PROXY):
-                    self._workers.mark(proxy, delay_s=TABLE_DELAY_S)
+                self.mark_proxies(TABLE_DELAY_S)
             return
         for uid in owners:
             owner = self._store.owner_of(uid) if uid else None

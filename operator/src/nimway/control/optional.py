@@ -69,11 +69,13 @@ class OptionalKind:
             _log.info("found: kind=%s", kind.kind)
             self._mark_who_wants_it()
         watch = self._client.watch(
-            kind, version, selector=SELECTED_BY[kind], timeout_s=WATCH_S * random.uniform(0.9, 1.1)
+            kind,
+            None,
+            selector=SELECTED_BY[kind],
+            version=version,
+            duration_s=WATCH_S * random.uniform(0.9, 1.1),
         )
         async for event, manifest in watch:
-            if event == "ERROR":
-                return
             if event != "BOOKMARK" and self._settings.watches(manifest["metadata"]["namespace"]):
                 self._observer.seen(kind, event, manifest)
 

@@ -6,6 +6,7 @@ the process; the kubelet starts it anew, which costs no write.
 """
 
 import asyncio
+import itertools
 import logging
 import random
 import signal
@@ -27,14 +28,18 @@ from nimway.control.client import (
 )
 from nimway.control.context import STATUS_DELAY_S, Context
 from nimway.control.election import Elector, LeadershipLostError
+from nimway.control.events import Recorder
 from nimway.control.handlers import build_registry, build_settings
 from nimway.control.health import HealthServer
-from nimway.control.kinds import OWNERS, PROXY, Ref
+from nimway.control.kinds import OWNERS, PROXY, SERVICE_MONITOR, Ref
+from nimway.control.load import LoadBook
 from nimway.control.metrics import Metrics
 from nimway.control.models import ModelReconciler
 from nimway.control.observe import Observer
+from nimway.control.optional import OptionalKind
 from nimway.control.proxies import ProxyReconciler
 from nimway.control.report import Reporter
+from nimway.control.scaling import SCALE, Autoscaler
 from nimway.control.settings import LEASE_NAME, Settings
 from nimway.control.store import Store
 from nimway.control.workqueue import Lanes, Workers, WorkQueue
@@ -43,11 +48,20 @@ from nimway.tasks import spawn
 
 STOP_S = 2.0
 RETRY_LIST_S = 1.0
+RETRY_RESYNC_S = 5.0
+"""After a failure, doubled with each more."""
+
 FRESH_S = 2.0
 """A list of this age need not be repeated by who becomes leader with it."""
 
 RELIST_S = 0.5
 """After a watch had to list again, others often have to as well: wait for them."""
+
+SWEEP_EVERY = 10
+"""Of so many fresh lists one has every key looked at, whatever it changed."""
+
+SWEEP_S = 15.0
+"""All models are looked at over this time, so that nobody has to wait behind them."""
 
 _log = logging.getLogger(__name__)
 
@@ -62,10 +76,21 @@ class Runtime:
         self._store = Store()
         self._workers = Lanes(
             lambda ref: ref.kind,
-            {kind.kind: self._build_workers(settings.workers) for kind in OWNERS},
+            {
+                kind: self._build_workers(settings.workers)
+                for kind in (*(owner.kind for owner in OWNERS), SCALE)
+            },
         )
         self._observer = Observer(
             settings, client, self._store, self._workers, clock=clock.monotonic_s
+        )
+        self._monitors = OptionalKind(
+            SERVICE_MONITOR,
+            settings,
+            client,
+            observer=self._observer,
+            store=self._store,
+            workers=self._workers,
         )
         self._elector = Elector(
             client,
@@ -78,12 +103,14 @@ class Runtime:
             sleep=asyncio.sleep,
         )
         self._context = self._build_context()
-        self._models = ModelReconciler(self._context)
+        self._autoscaler = Autoscaler(self._context, may_write=self._may_write)
+        self._models = ModelReconciler(self._context, self._autoscaler)
         self._proxies = ProxyReconciler(self._context)
         self._health = HealthServer(
             self._metrics, resync_age_s=self._resync_age_s, refresh=self._refresh
         )
         self._stop = asyncio.Event()
+        self._listed = asyncio.Event()
 
     async def run(self) -> int:
         """Work until a signal (0) or until the process must not go on (1)."""
@@ -91,12 +118,16 @@ class Runtime:
         await self._health.start(self._settings.health_port)
         kopf_stop = asyncio.Event()
         watch = await self._watch(kopf_stop)
+        monitors = spawn(self._monitors.run(), name="ServiceMonitors")
         lead = spawn(self._lead(), name="lead")
+        follow = spawn(self._follow(), name="follow children")
         stop = spawn(self._stop.wait(), name="signal")
         try:
-            await asyncio.wait({watch, lead, stop}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({watch, follow, lead, stop}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stop.cancel()
+            follow.cancel()
+            monitors.cancel()
             await self._shut_down(lead)
         kopf_stop.set()
         await asyncio.wait({watch}, timeout=STOP_S)
@@ -108,29 +139,50 @@ class Runtime:
         return Workers(queue, self._reconcile, count=count, clock=clock.monotonic_s)
 
     def _build_context(self) -> Context:
+        recorder = Recorder(
+            self._client,
+            self._metrics,
+            may_write=self._may_write,
+            clock=clock.monotonic_s,
+            wall=clock.wall,
+        )
         reporter = Reporter(
             self._client,
             self._store,
+            recorder,
             self._metrics,
             may_write=self._may_write,
             wall=clock.wall,
         )
-        applier = Applier(self._client, self._store, self._metrics, may_write=self._may_write)
+        applier = Applier(
+            self._client,
+            self._store,
+            self._metrics,
+            may_write=self._may_write,
+            is_current=self._is_current,
+        )
         return Context(
             settings=self._settings,
             client=self._client,
             store=self._store,
             book=RouteBook(),
+            loads=LoadBook(),
             applier=applier,
             reporter=reporter,
             channel=BackChannel(self._heard),
             workers=self._workers,
             metrics=self._metrics,
+            monitors=self._monitors,
             clock=clock.monotonic_s,
+            wall=clock.wall,
         )
 
     def _may_write(self) -> bool:
         return self._elector.is_leader
+
+    def _is_current(self) -> bool:
+        age_s = self._resync_age_s()
+        return age_s is not None and age_s < 2 * self._settings.resync_s
 
     async def _require_kinds(self) -> None:
         try:
@@ -170,15 +222,16 @@ class Runtime:
 
     async def _lead(self) -> None:
         await self._first_list()
-        await self._elector.acquire()
-        self._metrics.leader.set(1)
-        if (self._resync_age_s() or 0.0) > FRESH_S:
-            # What a standby has seen may be late; a leader starts from what is true now.
-            await self._first_list()
-        self._observer.relisted.clear()
-        self._workers.start()
+        self._listed.set()
         resync = spawn(self._resync(), name="resync")
         try:
+            await self._elector.acquire()
+            self._metrics.leader.set(1)
+            if (self._resync_age_s() or 0.0) > FRESH_S:
+                # What a standby has seen may be late; a leader starts from what is true now.
+                await self._first_list()
+            self._observer.begin()
+            self._workers.start()
             await self._elector.keep()
         except LeadershipLostError as error:
             _log.error("leadership lost, exiting: %s", error)
@@ -186,10 +239,14 @@ class Runtime:
             self._metrics.leader.set(0)
             resync.cancel()
 
+    async def _follow(self) -> None:
+        await self._listed.wait()
+        await self._observer.follow()
+
     async def _first_list(self) -> None:
         while True:
             try:
-                await self._observer.resync(random.random)
+                await self._observer.resync()
             except ApiError as error:
                 _log.warning("listing failed: error=%s", error)
                 await asyncio.sleep(RETRY_LIST_S)
@@ -197,26 +254,50 @@ class Runtime:
                 return
 
     async def _resync(self) -> None:
-        while True:
-            period_s = self._settings.resync_s * (0.9 + random.random() / 5)
+        """List everything afresh now and then, and what Kopf watches whenever Kopf had to."""
+        period_s, failures = self._settings.resync_s, 0
+        for count in itertools.count(1):
+            due_s = clock.monotonic_s() + period_s * (0.9 + random.random() / 5)
             try:
-                async with asyncio.timeout(period_s):
-                    await self._observer.relisted.wait()
-                    await asyncio.sleep(RELIST_S)
-            except TimeoutError:
-                pass
-            self._observer.relisted.clear()
-            try:
-                await self._observer.resync(random.random)
-                await self._proxies.sweep()
+                while await self._relisted(due_s):
+                    await self._observer.relist_owners()
+                await self._observer.resync()
+                if self._may_write():
+                    await self._look_again(everything=count % SWEEP_EVERY == 0)
+                period_s, failures = self._settings.resync_s, 0
             except ApiError as error:
                 _log.warning("resync failed: error=%s", error)
+                period_s = min(RETRY_RESYNC_S * 2**failures, self._settings.resync_s)
+                failures += 1
+
+    async def _relisted(self, until_s: float) -> bool:
+        """Wait until Kopf listed again, and tell so, or until `until_s`."""
+        try:
+            async with asyncio.timeout(until_s - clock.monotonic_s()):
+                await self._observer.relisted.wait()
+                await asyncio.sleep(RELIST_S)
+        except TimeoutError:
+            return False
+        self._observer.relisted.clear()
+        return True
+
+    async def _look_again(self, *, everything: bool) -> None:
+        """Mark what no change tells of: time that went by, and what was in the way of others."""
+        if everything:
+            self._observer.sweep(lambda: random.random() * SWEEP_S)
+        self._observer.mark_proxies()
+        for ref in self._context.applier.take_refused():
+            self._workers.mark(ref)
+        self._context.mark_models(self._context.book.silent(clock.monotonic_s()))
+        await self._proxies.sweep()
 
     async def _reconcile(self, ref: Ref) -> None:
         began_s = time.perf_counter()
         try:
             if ref.kind == PROXY.kind:
                 await self._proxies.reconcile(ref)
+            elif ref.kind == SCALE:
+                await self._autoscaler.reconcile(ref)
             else:
                 await self._models.reconcile(ref)
         except Exception:
@@ -227,6 +308,7 @@ class Runtime:
             self._metrics.reconciles.labels(ref.kind).observe(took_s)
 
     def _heard(self, proxy: str, uid: str, state: ProxyState | None) -> None:
+        self._autoscaler.heard(proxy, uid, state)
         affected = self._context.book.report(proxy, uid, state, clock.monotonic_s())
         if affected:
             namespace, _, name = proxy.partition("/")

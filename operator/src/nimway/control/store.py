@@ -17,6 +17,7 @@ import msgspec
 from nimway.control.desired.names import OWNER_LABEL
 from nimway.control.kinds import (
     CHILDREN,
+    DEPLOYMENT,
     FIELD_MANAGER,
     NAMESPACE,
     OPTIONAL,
@@ -29,17 +30,22 @@ from nimway.control.kinds import (
 from nimway.control.sleep import rounded_s, usual_s
 
 TOMBSTONES_MAX = 10_000
-"""How many deletions are remembered, so that a late answer does not bring an object back."""
+"""How many deletions are remembered, so that a late answer does not bring an object back, and that
+what is gone is not created again for an owner that is gone as well."""
 
 _REVISION_ANNOTATION = "deployment.kubernetes.io/revision"
 _HAS_GENERATION = frozenset({"NIMModel", "NIMProxy", "Deployment", "PodDisruptionBudget"})
 
 
 class Change(Enum):
-    """What an observation changed: nothing, only the status, or anything that we set."""
+    """What an observation changed.
+
+    Nothing, the status, in it the number of ready pods, or anything that somebody declared.
+    """
 
     NONE = "none"
     STATUS = "status"
+    READY = "ready"
     CONTENT = "content"
 
 
@@ -49,7 +55,11 @@ class _Entry:
     version: str
     owner: str
     content: int
+    owned: int
+    ready: int
     raw: bytes
+    settled: str = ""
+    """Hash of the declared manifest that this state was found to agree with."""
 
 
 class Store:
@@ -60,6 +70,7 @@ class Store:
         self._children: dict[str, set[Ref]] = {}
         self._owners: dict[str, Ref] = {}
         self._tombstones: OrderedDict[str, int] = OrderedDict()
+        self._lost: OrderedDict[tuple[str, Ref], None] = OrderedDict()
         self._changes: Counter[str] = Counter()
 
     def put(self, kind: Kind, manifest: Manifest) -> Change:
@@ -77,10 +88,14 @@ class Store:
             version=metadata["resourceVersion"],
             owner=owner_uid(kind, manifest),
             content=_content_hash(kind, trimmed),
+            owned=_owned_hash(kind, trimmed),
+            ready=_ready(kind, trimmed),
             raw=msgspec.json.encode(trimmed),
         )
         if known is not None:
             self._unindex(ref, known)
+            if (known.uid, known.content, known.owned) == (entry.uid, entry.content, entry.owned):
+                entry.settled = known.settled  # only the status differs
         self._entries[ref] = entry
         if kind in OWNERS:
             self._owners[entry.uid] = ref
@@ -89,7 +104,7 @@ class Store:
         if known is None or known.uid != entry.uid or known.content != entry.content:
             self._changes[ref.kind] += 1
             return Change.CONTENT
-        return Change.STATUS
+        return Change.STATUS if known.ready == entry.ready else Change.READY
 
     def remove(self, kind: Kind, manifest: Manifest) -> bool:
         """Forget the object if it is the one that was deleted; tell whether it was known.
@@ -98,7 +113,7 @@ class Store:
         """
         ref, metadata = ref_of(kind, manifest), manifest["metadata"]
         self._tombstones[metadata["uid"]] = _number(metadata["resourceVersion"])
-        while len(self._tombstones) > TOMBSTONES_MAX:
+        if len(self._tombstones) > TOMBSTONES_MAX:
             self._tombstones.popitem(last=False)
         known = self._entries.get(ref)
         if known is None or known.uid != metadata["uid"]:
@@ -124,6 +139,26 @@ class Store:
         for ref, entry in gone:
             self._forget(ref, entry)
         return [(ref, entry.owner) for ref, entry in gone]
+
+    def holds(self, ref: Ref, uid: str, version: str) -> bool:
+        """Tell whether this very state of an object is known."""
+        known = self._entries.get(ref)
+        return known is not None and known.uid == uid and known.version == version
+
+    def was_lost(self, ref: Ref, owner: str) -> bool:
+        """Tell whether the owner with this uid had such a child, and it went."""
+        return (owner, ref) in self._lost
+
+    def settle(self, ref: Ref, version: str, digest: str) -> None:
+        """Note that `version` of an object agrees with the declared manifest of this hash."""
+        known = self._entries.get(ref)
+        if known is not None and known.version == version:
+            known.settled = digest
+
+    def is_settled(self, ref: Ref, digest: str) -> bool:
+        """Tell whether what is known agrees with the declared manifest of this hash."""
+        known = self._entries.get(ref)
+        return known is not None and known.settled == digest
 
     def get(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
         """Return a copy of one object, trimmed to what reconciling needs."""
@@ -169,6 +204,10 @@ class Store:
         self._changes[ref.kind] += 1
         self._unindex(ref, entry)
         self._owners.pop(entry.uid, None)
+        if entry.owner and ref.kind != POD.kind:
+            self._lost[entry.owner, ref] = None
+            if len(self._lost) > TOMBSTONES_MAX:
+                self._lost.popitem(last=False)
 
     def _unindex(self, ref: Ref, entry: _Entry) -> None:
         siblings = self._children.get(entry.owner)
@@ -248,6 +287,22 @@ def _trim_pod(metadata: Manifest, manifest: Manifest) -> Manifest:
         "metadata": {key: metadata[key] for key in _POD_METADATA if key in metadata},
         "status": {key: status[key] for key in _POD_STATUS if key in status},
     }
+
+
+def _owned_hash(kind: Kind, trimmed: Manifest) -> int:
+    """Hash which fields are ours."""
+    if kind not in CHILDREN:
+        return 0
+    ours = [entry.get("fieldsV1") for entry in trimmed["metadata"]["managedFields"]]
+    return hash(msgspec.json.encode(ours))
+
+
+def _ready(kind: Kind, trimmed: Manifest) -> int:
+    """Return how many pods of a Deployment are ready."""
+    if kind != DEPLOYMENT:
+        return 0
+    ready: int = trimmed.get("status", {}).get("readyReplicas", 0)
+    return ready
 
 
 def _content_hash(kind: Kind, trimmed: Manifest) -> int:

@@ -1,0 +1,142 @@
+"""When a child's owner is read afresh, and when a child need not be looked at."""
+
+from typing import Any
+
+import pytest
+
+from nimway.control.apply import Applier, OwnerGoneError
+from nimway.control.client import InvalidError, KubeClient, NotFoundError
+from nimway.control.kinds import DEPLOYMENT, MODEL, SERVICE, Kind, Manifest, Ref
+from nimway.control.metrics import Metrics
+from nimway.control.plan import seal
+from nimway.control.resolve import Owner
+from nimway.control.store import Store
+from tests.control import samples
+
+OWNER = Owner(MODEL, "models", "llama", samples.MODEL_UID)
+
+
+class Recording(KubeClient):
+    """Counts reads and writes; a read finds `found`, a write is answered by its own content."""
+
+    def __init__(self, found: Manifest | None = None) -> None:
+        self.found = found
+        self.reads = 0
+        self.applied: list[Manifest] = []
+        self.refuses = False
+
+    async def get(self, kind: Kind, namespace: str, name: str) -> Manifest:
+        del kind, namespace, name
+        self.reads += 1
+        if self.found is None:
+            raise NotFoundError(404, "NotFound", "gone")
+        return self.found
+
+    async def apply(self, kind: Kind, manifest: Manifest, *, subresource: str = "") -> Manifest:
+        del kind, subresource
+        if self.refuses:
+            raise InvalidError(422, "Invalid", "no")
+        self.applied.append(manifest)
+        owned = ("labels", "annotations", "ownerReferences")
+        fields: Manifest = {"f:metadata": {f"f:{name}": {} for name in owned}}
+        ours = {"manager": "nimway", "operation": "Apply", "fieldsV1": fields}
+        metadata = {**manifest["metadata"], "uid": "child", "managedFields": [ours]}
+        metadata["resourceVersion"] = str(100 + len(self.applied))
+        return {**manifest, "metadata": metadata}
+
+
+def _child(kind: Kind = SERVICE, **metadata: Any) -> Manifest:
+    labels = {"nimway.dev/owner-uid": OWNER.uid}
+    reference = {"uid": OWNER.uid, "controller": True}
+    base: Manifest = {"name": "llama", "namespace": "models", "labels": labels}
+    if metadata.pop("owned", True):
+        base["ownerReferences"] = [reference]
+    return {"apiVersion": "v1", "kind": kind.kind, "metadata": {**base, **metadata}}
+
+
+def _applier(client: Recording, store: Store, *, is_current: bool = True) -> Applier:
+    return Applier(client, store, Metrics(), may_write=lambda: True, is_current=lambda: is_current)
+
+
+async def test_a_first_creation_for_an_owner_just_seen_asks_nothing() -> None:
+    client, store = Recording(), Store()
+    await _applier(client, store).confirm(OWNER, [(SERVICE, _child())])
+    assert client.reads == 0
+
+
+async def test_what_no_garbage_collector_would_delete_is_asked_for() -> None:
+    client, store = Recording(), Store()
+    with pytest.raises(OwnerGoneError):
+        await _applier(client, store).confirm(OWNER, [(SERVICE, _child(owned=False))])
+    assert client.reads == 1
+
+
+async def test_what_went_is_not_created_again_for_an_owner_that_is_gone() -> None:
+    client, store = Recording(), Store()
+    store.put(MODEL, samples.model())
+    known = _child(uid="child", resourceVersion="5", managedFields=[])
+    store.put(SERVICE, known)
+    store.remove(SERVICE, known)
+    with pytest.raises(OwnerGoneError):
+        await _applier(client, store).confirm(OWNER, [(SERVICE, _child())])
+    assert store.get(MODEL, "models", "llama") is None, "the ghost is forgotten"
+    client.found = samples.model()
+    await _applier(client, store).confirm(OWNER, [(SERVICE, _child())])
+
+
+async def test_an_owner_that_was_not_listed_lately_is_asked_for() -> None:
+    client, store = Recording(samples.model()), Store()
+    await _applier(client, store, is_current=False).confirm(OWNER, [(SERVICE, _child())])
+    assert client.reads == 1
+
+
+async def test_an_owner_on_its_way_out_gets_nothing() -> None:
+    going = samples.model()
+    going["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    client, store = Recording(going), Store()
+    with pytest.raises(OwnerGoneError):
+        await _applier(client, store, is_current=False).confirm(OWNER, [(SERVICE, _child())])
+
+
+async def test_nothing_is_asked_where_nothing_is_missing() -> None:
+    client, store = Recording(), Store()
+    store.put(SERVICE, _child(uid="child", resourceVersion="5", managedFields=[]))
+    applier = _applier(client, store, is_current=False)
+    await applier.confirm(OWNER, [(SERVICE, _child(owned=False))])
+    assert client.reads == 0
+
+
+async def test_a_child_found_as_declared_is_not_looked_at_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client, store = Recording(), Store()
+    applier, children = _applier(client, store), [(DEPLOYMENT, _child(DEPLOYMENT))]
+    await applier.apply_all(children, OWNER)
+    await applier.apply_all(children, OWNER)
+    assert len(client.applied) == 1
+
+    def get(*_: Any) -> None:
+        raise AssertionError("it was decoded")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "get", get)
+        await applier.apply_all(children, OWNER)
+    changed = [(DEPLOYMENT, _child(DEPLOYMENT, annotations={"a": "b"}))]
+    await applier.apply_all(changed, OWNER)
+    assert len(client.applied) == 2
+
+
+async def test_a_refused_childs_owner_is_told_once() -> None:
+    client, store = Recording(), Store()
+    client.refuses = True
+    applier = _applier(client, store)
+    with pytest.raises(InvalidError):
+        await applier.apply(SERVICE, _child(), OWNER)
+    assert applier.take_refused() == {Ref("NIMModel", "models", "llama")}
+    assert applier.take_refused() == set()
+
+
+def test_a_seal_covers_the_whole_manifest() -> None:
+    first, second = seal(_child()), seal(_child(annotations={"a": "b"}))
+    annotations = [each["metadata"]["annotations"] for each in (first, second)]
+    assert annotations[0]["nimway.dev/applied"] != annotations[1]["nimway.dev/applied"]

@@ -1,0 +1,85 @@
+"""OP-13: one object that the API server refuses for ever among many; the others do not notice."""
+
+import statistics
+import sys
+import time
+
+import pytest
+
+from nimway.control.kinds import MODEL
+from tests.control.process import patch
+from tests.faults.world import FULL, World, model, proxy, until
+from tests.support.api_faults import Call, refuse
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+MODELS = 200 if FULL else 20
+ROUNDS = 6 if FULL else 2
+CHANGES = 20 if FULL else 10
+"""In each round, once beside a poisoned object that is tried again and again, once without."""
+
+SLOWER_MAX = 1.5
+NOISE_MS = 30.0
+TRIES_PER_S_MAX = 10.0
+"""0.1, 0.2, 0.4 s …: most tries are in the first second."""
+
+
+async def _change(world: World, name: str, image: str) -> float:
+    """Change a model and return after how many ms its Deployment was asked to change."""
+    since, began_s = len(world.faults.calls), time.monotonic()
+    await patch(world.api, MODEL, world.namespace, name, {"spec": {"image": image}})
+
+    async def asked() -> Call | None:
+        return next(
+            (
+                call
+                for call in world.faults.calls[since:]
+                if call.plural == "deployments" and call.name == name and image in str(call.body)
+            ),
+            None,
+        )
+
+    call = await until(asked, f"{name} is changed")
+    return 1000 * (call.at_s - began_s)
+
+
+async def test_a_poisoned_object_among_many_slows_no_other(world: World) -> None:
+    namespace = world.namespace
+    names = [f"m{number}" for number in range(MODELS)]
+    world.start()
+    await world.apply(proxy(namespace, "edge"), *(model(namespace, name) for name in names))
+    await world.apply(model(namespace, "poison"))
+    await world.routed(*names, "poison", timeout_s=120)
+    await world.settled(timeout_s=120)
+
+    def poisoned(call: Call) -> bool:
+        return call.is_write and call.plural == "deployments" and call.name == "poison"
+
+    took_ms: dict[bool, list[float]] = {True: [], False: []}
+    tries, tried_s = 0, 0.0
+    for number in range(2 * ROUNDS):
+        is_poisoned = number % 2 == 0
+        began_s = time.monotonic()
+        image = f"nvcr.io/nim/x:{number}"
+        if is_poisoned:
+            rule = world.faults.on(poisoned, refuse(403, "Forbidden", "a policy says no"))
+            await patch(world.api, MODEL, namespace, "poison", {"spec": {"image": image}})
+        for index in range(CHANGES):
+            name = names[(number * CHANGES + index) % MODELS]
+            took_ms[is_poisoned].append(await _change(world, name, image))
+        if is_poisoned:
+            await world.reported(MODEL, "poison", "Stalled/ApiError")
+            tries, tried_s = tries + len(rule.hits), tried_s + time.monotonic() - began_s
+        world.faults.heal()
+        await world.reported(MODEL, "poison", "Ready/SwitchedOff", timeout_s=40)
+
+    quantiles = {key: statistics.quantiles(each, n=100) for key, each in took_ms.items()}
+    sys.stdout.write(
+        f"{MODELS} models, p50/p99: beside poison {quantiles[True][49]:.0f}/"
+        f"{quantiles[True][98]:.0f} ms, without {quantiles[False][49]:.0f}/"
+        f"{quantiles[False][98]:.0f} ms; {tries} tries in {tried_s:.1f} s\n"
+    )
+    for rank in (49, 98):
+        assert quantiles[True][rank] <= SLOWER_MAX * quantiles[False][rank] + NOISE_MS
+    assert tries <= TRIES_PER_S_MAX * tried_s + ROUNDS
+    assert world.exits == 0
