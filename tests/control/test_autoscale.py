@@ -149,7 +149,7 @@ bounds = st.integers(0, 20).flatmap(
     lambda low: st.tuples(st.just(low), st.integers(max(1, low), 40))
 )
 all_rules = st.builds(
-    lambda low_high, target, delay, idle: Rules(*low_high, target, delay, idle),
+    lambda limits, target, delay, idle: Rules(limits[0], limits[1], target, delay, idle),
     bounds,
     st.integers(1, 50),
     st.sampled_from([0.0, 1.0, 60.0, 300.0]),

@@ -186,8 +186,11 @@ reports = st.tuples(
 
 
 @given(st.lists(reports, max_size=20))
-def test_the_sum_is_that_of_the_last_reports(history: list[tuple[str, object]]) -> None:
-    book, last = _book("a", "b"), {}
+def test_the_sum_is_that_of_the_last_reports(
+    history: list[tuple[str, dict[str, ModelLoad] | None]],
+) -> None:
+    book = _book("a", "b")
+    last: dict[str, dict[str, ModelLoad]] = {}
     for uid, models in history:
         state = (
             None if models is None else ProxyState("", ready=True, draining=False, models=models)
