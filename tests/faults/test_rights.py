@@ -145,6 +145,15 @@ async def _prune_strays(world: World) -> None:
         await world.gone(kind, "stray")
 
 
+async def _trouble(world: World) -> None:
+    """Have a transition told that an earlier process has told of before."""
+    bad = {"limits": {"no-standard-resource": "1"}}
+    for value, wanted in ((bad, "Stalled/InvalidSpec"), (None, "Ready/SwitchedOff")):
+        await patch(world.api, MODEL, world.namespace, "t", {"spec": {"resources": value}})
+        await world.reported(MODEL, "t", wanted)
+    await world.settled()
+
+
 async def test_the_shipped_rights_are_enough_and_each_is_used(
     world: World, crds: Cluster, shipped: list[dict[str, Any]]
 ) -> None:
@@ -157,10 +166,17 @@ async def test_the_shipped_rights_are_enough_and_each_is_used(
     world.token = crds.kubectl("create", "token", "-n", namespace, account).strip()
     for kind in CHILDREN:  # what is refused is read afresh
         world.faults.on(partial(_writes, kind.plural), refuse(409, "Conflict"), times=1)
-    operator = world.start(
-        NIMWAY_PROXY_ROUTES_ROLE=f"{namespace}-nimway-proxy-routes",
-        NIMWAY_PROXY_ENDPOINTS_ROLE=f"{namespace}-nimway-proxy-endpoints",
-    )
+    roles = {
+        "NIMWAY_PROXY_ROUTES_ROLE": f"{namespace}-nimway-proxy-routes",
+        "NIMWAY_PROXY_ENDPOINTS_ROLE": f"{namespace}-nimway-proxy-endpoints",
+    }
+    await world.apply(model(namespace, "t"))
+    for _ in range(2):
+        operator = world.start(**roles)
+        await _trouble(world)
+        operator.stop()
+    await world.delete(MODEL, "t")
+    operator = world.start(**roles)
     await _live_through_everything(world)
     operator.stop()
 

@@ -101,7 +101,7 @@ class _Known:
     written_s: float
 
 
-class _Budget:
+class Budget:
     """So many at once, and so many a second."""
 
     def __init__(self, now_s: float) -> None:
@@ -109,6 +109,7 @@ class _Budget:
         self._at_s = now_s
 
     def take(self, now_s: float) -> bool:
+        """Tell whether one more may be written now, and count it."""
         self._left = min(BURST, self._left + (now_s - self._at_s) * PER_S)
         self._at_s = now_s
         if self._left < 1:
@@ -134,7 +135,7 @@ class Recorder:
         self._may_write = may_write
         self._clock = clock
         self._wall = wall
-        self._budgets = {type_: _Budget(clock()) for type_ in (NORMAL, WARNING)}
+        self._budgets = {type_: Budget(clock()) for type_ in (NORMAL, WARNING)}
         self._known: OrderedDict[str, _Known] = OrderedDict()
 
     async def record(
