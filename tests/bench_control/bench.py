@@ -135,7 +135,10 @@ def enter(sandbox: launcher.Sandbox) -> None:
 
 
 def model(name: str) -> dict[str, Any]:
-    """Return a NIMModel whose pod gets ready without a process; clients call it by its name."""
+    """Return a NIMModel whose pod gets ready without a process; clients call it by its name.
+
+    Requests for it do not wait: a client that polls sees each state at once.
+    """
     return {
         "apiVersion": "nimway.dev/v1alpha1",
         "kind": "NIMModel",
@@ -145,6 +148,7 @@ def model(name: str) -> dict[str, Any]:
             "image": "nvcr.io/nim/sim/model:1.0.0",
             "gpus": 0,
             "annotations": _PRETEND,
+            "routing": {"queue": {"maxWaitSeconds": 0}},
         },
     }
 

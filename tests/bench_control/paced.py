@@ -155,13 +155,13 @@ async def _first_request(bench: Bench, namespace: str, name: str, count: int) ->
     times, own = [], []
     async with bench.proxy_pods() as pods:
         for _ in range(count):
-            await bench.client.patch(path, _status(upstream.address, ready=False))
+            await bench.client.patch(path, pod_status(upstream.address, ready=False))
             await asyncio.gather(*(each.until_status(f"bench/{name}", 503) for each in pods))
             await pause(0.1, 0.3)
             in_slice = slices.expect(_is_ready)
             began_s = time.perf_counter()
             calls = [each.until_status(f"bench/{name}", 200) for each in pods]
-            patch = bench.client.patch(path, _status(upstream.address, ready=True))
+            patch = bench.client.patch(path, pod_status(upstream.address, ready=True))
             end_s = await _last(patch, calls)
             times.append(1000 * (end_s - began_s))
             slice_s = (await asyncio.wait_for(in_slice, _WAIT_S))[0]
@@ -200,7 +200,7 @@ def _is_ready(_: str, item: Manifest) -> bool:
     return any(each["conditions"].get("ready") for each in item.get("endpoints") or ())
 
 
-def _status(address: str, *, ready: bool) -> dict[str, Any]:
+def pod_status(address: str, *, ready: bool) -> dict[str, Any]:
     state = "True" if ready else "False"
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     kinds = ("Initialized", "ContainersReady", "Ready", "PodScheduled")

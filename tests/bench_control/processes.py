@@ -24,6 +24,8 @@ class Found:
     operators: list[int]
     parents: list[int]
     workers: list[int]
+    models: list[int]
+    """Simulated NIMs."""
     plane: dict[str, list[int]]
     """The control plane's programs by name; `sandbox` is what stands for all kubelets."""
 
@@ -35,6 +37,7 @@ def find(keeper: int) -> Found:
         operators=[pid for pid, line in lines.items() if line[-1:] == ["operator"]],
         parents=[pid for pid, line in lines.items() if line[-1:] == ["proxy"]],
         workers=[pid for pid, line in lines.items() if "nimway.proxy.worker" in line],
+        models=[pid for pid, line in lines.items() if line[-1:] == ["nim"]],
         plane={
             name: [
                 pid for pid, line in lines.items() if mark in (line[0].rpartition("/")[2], *line)
