@@ -118,6 +118,11 @@ bench-control: setup ## Measure the operator on a control plane of its own (15 m
 	@$(BIN)/nimway sandbox binaries
 	@$(BIN)/python -m tests.bench_control $(ARGS)
 
+.PHONY: bench-wake
+bench-wake: setup ## Measure sleep and wake: held requests, cycles, a day (15 min; ARGS=--quick 3 min)
+	@$(BIN)/nimway sandbox binaries
+	@$(BIN)/python -m tests.bench_wake $(ARGS)
+
 .PHONY: faults
 faults: setup ## Run every fault in its full length against a real control plane (30 min)
 	@$(BIN)/nimway sandbox binaries
