@@ -5,10 +5,10 @@ can be rendered without a further check. Pure.
 """
 
 import hashlib
-import json
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import msgspec
 from pydantic import BaseModel, ValidationError
 
 from nimway.api.nimmodel import Autoscaling, NIMModelSpec
@@ -137,8 +137,8 @@ def owner_of(kind: Kind, manifest: Manifest) -> Owner:
 
 def content_hash(value: Any) -> str:
     """Return a short hash of JSON, independent of the order of keys."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    text = msgspec.json.encode(value, order="deterministic")
+    return hashlib.sha256(text).hexdigest()[:16]
 
 
 def _parse(model: type[S], manifest: Manifest) -> S:

@@ -6,6 +6,7 @@ the process; the kubelet starts it anew, which costs no write.
 """
 
 import asyncio
+import gc
 import itertools
 import logging
 import random
@@ -62,6 +63,9 @@ SWEEP_EVERY = 10
 
 SWEEP_S = 15.0
 """All models are looked at over this time, so that nobody has to wait behind them."""
+
+GARBAGE_OBJECTS = 20_000
+"""New containers between two collections: a decoded object has hundreds, and no cycles."""
 
 _log = logging.getLogger(__name__)
 
@@ -222,6 +226,10 @@ class Runtime:
 
     async def _lead(self) -> None:
         await self._first_list()
+        # What imports and the first list left stays for ever: no collection need walk it again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(GARBAGE_OBJECTS)
         self._listed.set()
         resync = spawn(self._resync(), name="resync")
         try:
