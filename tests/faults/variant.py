@@ -2,13 +2,15 @@
 
 Stands in for another version of the operator, so that the product needs no switch for tests.
 `NIMWAY_TEST_RESYNC_S` is the time between fresh lists, `NIMWAY_TEST_POD_ENV` the name of a variable
-that this "version" adds to every model's container.
+that this "version" adds to every model's container. `NIMWAY_TEST_SHARD_BYTES` makes few models a
+large table, `NIMWAY_TEST_TABLE_BYTES` one that is too large.
 """
 
 import functools
 import os
 from typing import Any
 
+from nimway import routes
 from nimway.cli import main
 from nimway.control import command
 from nimway.control.desired import model, pod
@@ -17,9 +19,16 @@ from nimway.control.settings import Settings
 
 
 def _vary() -> None:
+    vary = functools.partial(setattr, routes)
     if resync_s := os.environ.get("NIMWAY_TEST_RESYNC_S"):
         varied: Any = functools.partial(Settings, resync_s=float(resync_s))
         setattr(command, "Settings", varied)  # noqa: B010 - not a name that the module exports
+    if shard_bytes := os.environ.get("NIMWAY_TEST_SHARD_BYTES"):
+        vary("READABLE_BYTES_MAX", int(shard_bytes))
+        vary("SHARD_BYTES_MIN", int(shard_bytes))
+        vary("_CUTS", 2)
+    if table_bytes := os.environ.get("NIMWAY_TEST_TABLE_BYTES"):
+        vary("TABLE_BYTES_MAX", int(table_bytes))
     if name := os.environ.get("NIMWAY_TEST_POD_ENV"):
         build = pod.build_template
 

@@ -25,7 +25,7 @@ from nimway.control.kinds import (
     Kind,
     Manifest,
 )
-from nimway.routes import RoutingTable, decode
+from nimway.routes import KEY_PACKED, TABLE_LABEL, RoutingTable, decode, decode_shard
 from tests.control import samples
 from tests.control.process import OperatorProcess, condition, create, delete, find, free_port
 from tests.support.api_faults import FaultyApi
@@ -176,8 +176,19 @@ class World:
         return await until(probe, f"{name}: {wanted}", timeout_s=timeout_s)
 
     async def table(self, name: str = "edge") -> RoutingTable | None:
-        live = await self.find(CONFIG_MAP, f"nimway-{name}-routes")
-        return decode(live["data"]) if live else None
+        """Return a proxy's table as its proxies may take it: whole, or None."""
+        head = f"nimway-{name}-routes"
+        query = {"labelSelector": f"{TABLE_LABEL}={head}"}
+        listed = await self.api.request("GET", CONFIG_MAP.path(self.namespace), query=query)
+        found = {item["metadata"]["name"]: item for item in listed["items"]}
+        if head not in found:
+            return None
+        shards = {
+            digest: decode_shard(digest, item["binaryData"][KEY_PACKED])
+            for item_name, item in found.items()
+            if (digest := item_name.removeprefix(head)[1:])
+        }
+        return decode(found[head]["data"], shards)
 
     async def routed(self, *models: str, timeout_s: float = 20.0, name: str = "edge") -> None:
         """Wait until a proxy's table holds exactly these models."""
