@@ -8,6 +8,7 @@ import pytest
 from nimway.control import claims
 from nimway.control.claims import CLAIM_ANNOTATION
 from nimway.control.kinds import CONFIG_MAP, MODEL, PROXY, Manifest
+from nimway.control.problems import FOREIGN_RECHECK_S
 from tests.control.process import condition, create, delete, find, patch
 from tests.faults.world import World, full_only, model, proxy, until
 from tests.support.cluster import Cluster
@@ -211,6 +212,7 @@ async def test_a_namespace_that_was_first_gives_way_to_one_that_the_order_puts_b
 
 
 async def test_a_foreign_proxys_objects_are_left_alone_and_named(world: World) -> None:
+    """And looked at again every few seconds: no watch tells that they are gone."""
     theirs = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -218,13 +220,13 @@ async def test_a_foreign_proxys_objects_are_left_alone_and_named(world: World) -
         "data": {"mine": "x"},
     }
     before = await create(world.api, CONFIG_MAP, theirs)
-    world.start(NIMWAY_TEST_RESYNC_S="3")
+    world.start()
     await world.apply(proxy(world.namespace, "edge"), model(world.namespace, "a"))
     live = await world.reported(PROXY, "edge", "Stalled/ObjectConflict")
     assert "nimway-edge-routes" in json.dumps(live["status"]["conditions"])
     assert await world.get(CONFIG_MAP, "nimway-edge-routes") == before
     await world.delete(CONFIG_MAP, "nimway-edge-routes")
-    await world.routed("a", timeout_s=40)
+    await world.routed("a", timeout_s=FOREIGN_RECHECK_S + PROMOTED_S)
 
 
 async def test_a_poison_object_disturbs_no_other(world: World) -> None:

@@ -112,6 +112,8 @@ class Applier:
         live = self._store.get(kind, metadata["namespace"], metadata["name"])
         if live is not None and self._is_settled(kind, sealed):
             return live
+        if live is not None and plan(kind, sealed, live, owner).action is Action.FOREIGN:
+            live = await self._look_again(kind, live)
         try:
             for _ in range(CONFLICT_RETRIES):
                 try:
@@ -240,6 +242,14 @@ class Applier:
         self._metrics.writes.labels(kind.kind, "patch").inc()
         version: str = answer["metadata"]["resourceVersion"]
         return version
+
+    async def _look_again(self, kind: Kind, theirs: Manifest) -> Manifest | None:
+        """Read somebody else's object afresh: no watch of ours tells that it is gone."""
+        metadata = theirs["metadata"]
+        fresh = await self._read(kind, metadata["namespace"], metadata["name"])
+        if fresh is None:
+            self._store.remove(kind, theirs)
+        return fresh
 
     async def _read(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
         try:

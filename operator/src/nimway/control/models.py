@@ -33,6 +33,7 @@ class Applied:
     unfinished_s: float | None
     problem: Problem | None = None
     retry: Exception | None = None
+    recheck_s: float | None = None
 
 
 class ModelReconciler:
@@ -62,12 +63,14 @@ class ModelReconciler:
         except REPORTED as error:
             outcome = outcome_of(error)
             deployment = self._context.store.get(DEPLOYMENT, ref.namespace, names.slug(ref.name))
-            applied = Applied(deployment, None, outcome.problem, outcome.retry)
+            applied = Applied(deployment, None, outcome.problem, outcome.retry, outcome.recheck_s)
         if applied.unfinished_s is not None:
             self._context.workers.mark(ref, delay_s=applied.unfinished_s)
             return
         await self._report(live, model, applied)
         self._autoscaler.changed(live)
+        if applied.recheck_s is not None:
+            self._context.workers.mark(ref, delay_s=applied.recheck_s)
         if applied.retry is not None:
             raise applied.retry
 

@@ -11,26 +11,34 @@ from nimway.control.resolve import InvalidSpecError
 REPORTED = (InvalidSpecError, NotOursError, WaitingError, InvalidError, ForbiddenError)
 """Errors that a user is told of; all others only delay the reconcile."""
 
+FOREIGN_RECHECK_S = 10.0
+"""Nothing tells when somebody else's object is gone: one read in so many seconds finds out."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What to report, and the error to raise after reporting so that the key comes back."""
+    """What to report, and the error to raise after reporting so that the key comes back.
+
+    `recheck_s` is after how long to look again, without the haste of a failure.
+    """
 
     problem: Problem
-    retry: Exception | None
+    retry: Exception | None = None
+    recheck_s: float | None = None
 
 
 def outcome_of(error: Exception) -> Outcome:
     """Classify one of `REPORTED`."""
     text = str(error)
     if isinstance(error, InvalidSpecError):
-        return Outcome(Problem(Reason.INVALID_SPEC, text, stalled=True), None)
+        return Outcome(Problem(Reason.INVALID_SPEC, text, stalled=True))
     if isinstance(error, NotOursError):
-        return Outcome(Problem(Reason.OBJECT_CONFLICT, text, stalled=True), None)
+        problem = Problem(Reason.OBJECT_CONFLICT, text, stalled=True)
+        return Outcome(problem, recheck_s=FOREIGN_RECHECK_S)
     if isinstance(error, WaitingError):
         return Outcome(Problem(Reason.TERMINATING, text, stalled=False), error)
     if isinstance(error, InvalidError):
-        return Outcome(Problem(Reason.INVALID_SPEC, text, stalled=True), None)
+        return Outcome(Problem(Reason.INVALID_SPEC, text, stalled=True))
     return _forbidden(error, text)
 
 

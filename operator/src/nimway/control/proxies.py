@@ -66,6 +66,7 @@ class ProxyReconciler:
         self._listed: dict[str, _Listed] = {}
         self._decided: dict[str, _Decided] = {}
         self._packed: dict[str, dict[str, str]] = {}
+        self._read: dict[str, dict[str, tuple[str, Candidate | None]]] = {}
 
     async def reconcile(self, ref: Ref) -> None:
         """Do it once.
@@ -79,7 +80,7 @@ class ProxyReconciler:
             context.mark_models(context.book.forget(key))
             context.channel.follow(key, {})
             context.loads.forget(key)
-            for memory in (self._listed, self._decided, self._packed):
+            for memory in (self._listed, self._decided, self._packed, self._read):
                 memory.pop(key, None)
             await self.sweep()
             return
@@ -94,6 +95,8 @@ class ProxyReconciler:
         except REPORTED as error:
             outcome = outcome_of(error)
             problem, retry = outcome.problem, outcome.retry
+            if outcome.recheck_s is not None:
+                context.workers.mark(ref, delay_s=outcome.recheck_s)
         await self._report(live, key, problem)
         if retry is not None:
             raise retry
@@ -272,21 +275,28 @@ class ProxyReconciler:
         known = self._listed.get(key)
         if known and (known.changes, known.namespaces) == (changes, namespaces):
             return known
-        listed = _Listed(changes, namespaces, await self._candidates(namespaces))
+        listed = _Listed(changes, namespaces, await self._candidates(key, namespaces))
         self._listed[key] = listed
         return listed
 
-    async def _candidates(self, namespaces: tuple[str, ...] | None) -> list[Candidate]:
+    async def _candidates(self, key: str, namespaces: tuple[str, ...] | None) -> list[Candidate]:
+        """List the models; of those in a state that was read before only that is looked at."""
         scope = self._context.settings.namespaces
         wanted = namespaces if scope is None else tuple(sorted(scope))
         if scope is not None and namespaces is not None:
             wanted = tuple(name for name in namespaces if name in scope)
         few = wanted is not None and (scope is not None or len(wanted) <= NAMESPACES_LISTED_MAX)
-        found = []
+        before, now = self._read.get(key, {}), {}
         for namespace in wanted if few and wanted is not None else (None,):
-            async for page, _ in self._context.client.pages(MODEL, namespace):
-                found += [each for item in page if (each := candidate(item)) is not None]
-        return found
+            async for page, _ in self._context.client.listed(MODEL, namespace):
+                for item in page:
+                    uid, version = item.head.uid, item.head.resource_version
+                    known = before.get(uid)
+                    if known is None or known[0] != version:
+                        known = (version, candidate(item.manifest()))
+                    now[uid] = known
+        self._read[key] = now
+        return [each for _, each in now.values() if each is not None]
 
     async def _report(self, live: Manifest, key: str, problem: Problem | None) -> None:
         context, metadata = self._context, live["metadata"]
