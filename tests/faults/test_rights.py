@@ -20,9 +20,11 @@ from nimway.control.kinds import (
     ROLE_BINDING,
     SERVICE,
     SERVICE_ACCOUNT,
+    SERVICE_MONITOR,
 )
 from nimway.sandbox import toolchain
 from tests.control.process import create, patch
+from tests.faults import test_monitors
 from tests.faults.world import COLLECT_S, World, model, proxy
 from tests.support.api_faults import Call, refuse
 from tests.support.cluster import Cluster
@@ -90,11 +92,14 @@ async def _live_through_everything(world: World) -> None:
     """Creation, conflict, drift, change, deletion: whatever makes the operator act."""
     namespace = world.namespace
     storage = {"pvc": {"size": "1Gi", "reclaim": "Delete"}}
-    await world.apply(proxy(namespace, "edge"), model(namespace, "a", storage=storage))
+    await world.apply(
+        proxy(namespace, "edge"), model(namespace, "a", storage=storage, **test_monitors.WANTED)
+    )
     await world.routed("a", timeout_s=40)
     await world.reported(MODEL, "a", "Ready/SwitchedOff", timeout_s=40)
     await world.reported(PROXY, "edge", "Ready/SwitchedOff", timeout_s=40)
-    for kind in CHILDREN:
+    await test_monitors.monitor(world, "a")
+    for kind in (*CHILDREN, SERVICE_MONITOR):
         async for page, _ in world.api.pages(kind, namespace):
             for item in page:
                 labels = {"app.kubernetes.io/component": "x"}
@@ -105,7 +110,9 @@ async def _live_through_everything(world: World) -> None:
                     await patch(world.api, kind, namespace, name, {"metadata": {"labels": labels}})
     await world.settled()
     await _prune_strays(world)
-    await patch(world.api, MODEL, namespace, "a", {"spec": {"storage": None, "port": 9000}})
+    await patch(
+        world.api, MODEL, namespace, "a", {"spec": {"storage": None, "port": 9000, "metrics": None}}
+    )
     await world.gone(CLAIM, "a-store", timeout_s=COLLECT_S)
     await world.delete(MODEL, "a")
     await world.routed(timeout_s=COLLECT_S)
@@ -164,8 +171,9 @@ async def test_the_shipped_rights_are_enough_and_each_is_used(
         if each["kind"] == "ServiceAccount" and each["metadata"]["name"].endswith("operator")
     )
     world.token = crds.kubectl("create", "token", "-n", namespace, account).strip()
-    for kind in CHILDREN:  # what is refused is read afresh
+    for kind in (*CHILDREN, SERVICE_MONITOR):  # what is refused is read afresh
         world.faults.on(partial(_writes, kind.plural), refuse(409, "Conflict"), times=1)
+    await test_monitors.install(world)
     roles = {
         "NIMWAY_PROXY_ROUTES_ROLE": f"{namespace}-nimway-proxy-routes",
         "NIMWAY_PROXY_ENDPOINTS_ROLE": f"{namespace}-nimway-proxy-endpoints",
@@ -179,6 +187,7 @@ async def test_the_shipped_rights_are_enough_and_each_is_used(
     operator = world.start(**roles)
     await _live_through_everything(world)
     operator.stop()
+    await test_monitors.remove(world)
 
     denied = [f"{call} {call.status}" for call in world.faults.calls if call.status in {401, 403}]
     assert denied == []
