@@ -67,6 +67,7 @@ class Store:
 
     def __init__(self) -> None:
         self._entries: dict[Ref, _Entry] = {}
+        self._refs: dict[str, dict[Ref, None]] = {}
         self._children: dict[str, set[Ref]] = {}
         self._owners: dict[str, Ref] = {}
         self._tombstones: OrderedDict[str, int] = OrderedDict()
@@ -97,6 +98,7 @@ class Store:
             if (known.uid, known.content, known.owned) == (entry.uid, entry.content, entry.owned):
                 entry.settled = known.settled  # only the status differs
         self._entries[ref] = entry
+        self._refs.setdefault(ref.kind, {})[ref] = None
         if kind in OWNERS:
             self._owners[entry.uid] = ref
         elif entry.owner:
@@ -129,12 +131,11 @@ class Store:
         What is newer than the list stays: a watch event brought it while the list was on its way.
         """
         gone = [
-            (ref, entry)
-            for ref, entry in self._entries.items()
-            if ref.kind == kind.kind
-            and ref not in seen
+            (ref, self._entries[ref])
+            for ref in self._refs.get(kind.kind, ())
+            if ref not in seen
             and (namespaces is None or ref.namespace in namespaces)
-            and _number(entry.version) <= _number(version)
+            and _number(self._entries[ref].version) <= _number(version)
         ]
         for ref, entry in gone:
             self._forget(ref, entry)
@@ -178,7 +179,7 @@ class Store:
 
     def refs(self, kind: Kind) -> list[Ref]:
         """Return what is known of one kind."""
-        return [ref for ref in self._entries if ref.kind == kind.kind]
+        return list(self._refs.get(kind.kind, ()))
 
     def changes(self, kind: Kind) -> int:
         """Return a number that grows with each change of what is declared in objects of a kind."""
@@ -201,6 +202,7 @@ class Store:
 
     def _forget(self, ref: Ref, entry: _Entry) -> None:
         del self._entries[ref]
+        del self._refs[ref.kind][ref]
         self._changes[ref.kind] += 1
         self._unindex(ref, entry)
         self._owners.pop(entry.uid, None)
