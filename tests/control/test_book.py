@@ -1,5 +1,8 @@
+from dataclasses import replace
+
 from nimway.control.book import FIRST_REPORT_S, REVISIONS_MAX, RouteBook
 from nimway.control.routing import Candidate, Decision, decide
+from nimway.routes import build_table
 from nimway.state import ProxyState
 
 PROXY = "n/p"
@@ -104,6 +107,17 @@ def test_old_revisions_are_dropped() -> None:
     book.pods(PROXY, ["1"], 0.0)
     book.report(PROXY, "1", _state(first), 0.0)
     assert book.view("a/x", [PROXY], 0.0).pods_serving == 0
+
+
+def test_another_cold_start_is_no_other_route() -> None:
+    book, decision = RouteBook(), _decide("a/x")
+    book.decide(PROXY, decision)
+    book.pods(PROXY, ["1"], 0.0)
+    book.report(PROXY, "1", _state(decision), 0.0)
+    routes = {key: replace(route, cold_start_s=30) for key, route in decision.routes.items()}
+    book.decide(PROXY, replace(decision, table=build_table(routes), routes=routes))
+    assert book.view("a/x", [PROXY], 0.0).pods_serving == 1
+    assert book.pods_current(PROXY) == 0
 
 
 def test_a_deleted_proxy_affects_the_models_it_selected() -> None:

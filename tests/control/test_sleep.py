@@ -1,10 +1,17 @@
 """What a model's status says of its sleep: coarse, so that rest and steady work write nothing."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nimway.api.status import Reason
 from nimway.control import sleep
+from nimway.control.conditions import ModelFacts, Problem, RouteView, model_verdicts
+from nimway.control.diagnosis import Diagnosis
+from nimway.control.facts import NO_DEPLOYMENT
 from nimway.control.sleep import Autoscaled, Waking
 
 NOW_S = 1_800_000_000
@@ -90,3 +97,94 @@ def test_messages_say_since_when_and_how_long_it_usually_takes() -> None:
     )
     late = sleep.waking_text(Autoscaled(12), Waking(waking.since, late=True), "x")
     assert "by now more than 2 times that" in late
+
+
+def _facts(replicas: int, available: int = 0, **changes: Any) -> ModelFacts:
+    deployment = replace(
+        NO_DEPLOYMENT,
+        observed=True,
+        wanted=replicas,
+        replicas=replicas,
+        updated=replicas,
+        ready=available,
+        available=available,
+    )
+    values: dict[str, Any] = {
+        "generation": 1,
+        "replicas": replicas,
+        "deployment": deployment,
+        "diagnosis": Diagnosis(Reason.LOADING_WEIGHTS, "pod a runs and is not ready yet"),
+        "routes": RouteView(proxies=1, pods_ready=1, pods_serving=1, names=("m",)),
+        "autoscaled": Autoscaled(12),
+    }
+    return ModelFacts(**{**values, **changes})
+
+
+def _told(facts: ModelFacts) -> dict[str, str]:
+    return {
+        str(kind): f"{verdict.status}/{verdict.reason}"
+        for kind, verdict in model_verdicts(facts, None).items()
+    }
+
+
+WAKING = Autoscaled(12, Waking("2026-11-01T00:00:00Z"))
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        pytest.param(
+            _facts(0),
+            {
+                "Ready": "True/ScaledToZero",
+                "Available": "False/ScaledToZero",
+                "Routed": "True/Serving",
+                "Reconciling": "False/Settled",
+                "Stalled": "False/Settled",
+            },
+            id="asleep",
+        ),
+        pytest.param(
+            _facts(0, autoscaled=None),
+            {"Ready": "True/SwitchedOff", "Available": "False/SwitchedOff"},
+            id="switched off",
+        ),
+        pytest.param(
+            _facts(0, routes=RouteView(proxies=1, proxies_down=1)),
+            {"Ready": "False/ProxyNotReady", "Available": "False/ScaledToZero"},
+            id="asleep, and nobody can wake it",
+        ),
+        pytest.param(
+            _facts(0, routes=RouteView()),
+            {"Ready": "True/ScaledToZero", "Routed": "Unknown/NoProxy"},
+            id="asleep without a proxy",
+        ),
+        pytest.param(
+            _facts(1, autoscaled=WAKING),
+            {
+                "Ready": "False/Waking",
+                "Available": "False/Waking",
+                "Reconciling": "True/Waking",
+                "Stalled": "False/Progressing",
+            },
+            id="waking",
+        ),
+        pytest.param(
+            _facts(1, autoscaled=WAKING, diagnosis=Diagnosis(Reason.WAITING_FOR_GPU, "x")),
+            {"Ready": "False/WaitingForGPU", "Reconciling": "True/WaitingForGPU"},
+            id="waking in vain",
+        ),
+        pytest.param(_facts(1), {"Ready": "False/LoadingWeights"}, id="started, not woken"),
+        pytest.param(_facts(1, 1, autoscaled=WAKING), {"Ready": "True/Serving"}, id="awake"),
+        pytest.param(
+            _facts(0, problem=Problem(Reason.INVALID_SPEC, "x", stalled=True)),
+            {"Ready": "False/InvalidSpec", "Stalled": "True/InvalidSpec"},
+            id="asleep and wrong",
+        ),
+    ],
+)
+def test_conditions_tell_sleep_from_being_switched_off(
+    facts: ModelFacts, expected: dict[str, str]
+) -> None:
+    told = _told(facts)
+    assert {kind: told[kind] for kind in expected} == expected

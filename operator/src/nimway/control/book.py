@@ -8,7 +8,7 @@ time comes in as an argument.
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from nimway.control.conditions import RouteView
 from nimway.control.routing import Decision, changed_keys
@@ -145,7 +145,7 @@ class RouteBook:
             for pod in proxy.pods.values():
                 if pod.state is None:
                     pending = pending or now_s - pod.since_s < FIRST_REPORT_S
-                elif proxy.revisions.get(pod.state.revision, {}).get(model) == route:
+                elif _leads(proxy.revisions.get(pod.state.revision, {}).get(model), route):
                     serving += 1
         return RouteView(
             proxies=len(selecting),
@@ -157,3 +157,10 @@ class RouteBook:
             refused=tuple(each for one in selecting for each in one.lost(model)),
             undecided=frozenset(undecided),
         )
+
+
+def _leads(served: Route | None, route: Route) -> bool:
+    """Tell whether a served route leads where `route` does: a cold start's length is a hint."""
+    return served == route or (
+        served is not None and replace(served, cold_start_s=route.cold_start_s) == route
+    )
