@@ -125,6 +125,12 @@ def test_after_a_start_nothing_is_taken_away_before_the_delay() -> None:
     assert counts == [4] * 100
 
 
+def test_a_model_that_woke_sleeps_again_as_soon_as_it_is_idle() -> None:
+    """That it slept within the last minute limits nothing: only rest counts for the last pod."""
+    woken = replace(_calm(1, IDLE), steps=((NOW_S - 40, -1), (NOW_S - 30, 1)))
+    assert decide(RULES, _seen(1), woken, NOW_S).replicas == 0
+
+
 def test_a_model_that_starts_is_in_use() -> None:
     """An hour of loading is no hour of rest."""
     loading = decide(RULES, _seen(1, starting=True), _calm(1, 9e9), NOW_S)

@@ -13,7 +13,8 @@ UP_REPLICAS_MIN = 4
 """In one `UP_PERIOD_S` replicas at most double, or grow by this if that is more."""
 
 DOWN_PERIOD_S = 60.0
-"""In one such period at most half of the replicas go, one in any case."""
+"""In one such period at most half of the replicas go, one in any case. The last one goes by
+`idle_s` alone: a model that sleeps, wakes and is idle again may sleep again."""
 
 UNKNOWN_RECHECK_S = 15.0
 """How soon a model is looked at again that a proxy said nothing about."""
@@ -135,7 +136,8 @@ def _goal(rules: Rules, seen: Seen, memory: Memory, wanted: int, now_s: float) -
     is_idle = wanted == 0 and now_s - memory.active_s >= rules.idle_s
     if rules.min_replicas == 0 and floor == 1 and is_idle:
         floor = 0
-    goal = max(rules.clamp(floor), _down_limit(replicas, memory, now_s))
+    is_last = floor == 0 and replicas == 1
+    goal = 0 if is_last else max(rules.clamp(floor), _down_limit(replicas, memory, now_s))
     if goal >= replicas:
         return replicas, "as needed"
     if not seen.known:
