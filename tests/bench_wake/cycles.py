@@ -14,6 +14,7 @@ from tests.bench_wake.plan import Cycle, cycles
 from tests.bench_wake.stage import Stage, autoscaled, served_name
 
 SIMULATION = {"LOAD_S": "0.5", "TTFT_S": "0.02", "TOKEN_S": "0.01"}
+DRAIN = {"seconds": 10}
 SEED = 20
 
 
@@ -88,8 +89,9 @@ async def measure(bench: Bench) -> None:
             ("cycles", Restarted(stage, "cycling"), count),
             ("kills", Killed(stage, "killed"), kills),
         ):
-            rules = {"targetConcurrency": 1000}
-            await stage.create(autoscaled(ground.model, simulation=SIMULATION, autoscaling=rules))
+            await stage.create(
+                autoscaled(ground.model, simulation=SIMULATION, autoscaling={}, drain=DRAIN)
+            )
             say(f"{name}: {number} times asleep and awake, {', '.join(ground.kinds)} restarted")
             model = served_name(ground.model)
             asked = await run(ground, cycles(number, model, seed=SEED, kinds=ground.kinds))

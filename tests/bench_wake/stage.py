@@ -18,6 +18,9 @@ PROXIES = "nimway-default"
 PROXY_PATH = f"/apis/nimway.dev/v1alpha1/namespaces/{NAMESPACE}/nimproxies/default"
 PROXY_PODS = "app.kubernetes.io/component=proxy"
 INSTANCE = "app.kubernetes.io/instance"
+DRAIN_S = 1
+"""A pod's last seconds are no part of what is measured; cycles have a whole drain."""
+
 QUICK = {"LOAD_S": "0.2", "TTFT_S": "0", "TOKEN_S": "0"}
 """A simulated NIM that only costs its start."""
 
@@ -35,7 +38,7 @@ def autoscaled(
             "model": served_name(name),
             "image": NIM_IMAGE,
             "replicas": 0,
-            "drain": {"seconds": 10},
+            "drain": {"seconds": DRAIN_S},
             "autoscaling": {**rules, "targetConcurrency": 1000, **autoscaling},
             "env": environment(simulation),
             **spec,
