@@ -132,7 +132,7 @@ async def test_a_proxy_outside_the_trusted_namespaces_may_not_reach_out(
     api: KubeClient, namespace: str
 ) -> None:
     await create(api, PROXY, _proxy(namespace, "greedy", namespaces=["*"]))
-    live = await _reported(api, PROXY, namespace, "greedy", "Stalled/InvalidSpec")
+    live = await _reported(api, PROXY, namespace, "greedy", "Stalled/NamespaceNotAllowed")
     assert "spec.namespaces" in condition(live, "Stalled")["message"]
     assert await find(api, DEPLOYMENT, namespace, "nimway-greedy") is None
 

@@ -157,7 +157,7 @@ async def test_a_selector_is_no_way_around_the_consent_of_the_namespaces(
         return condition(live, "Stalled") or None
 
     told = await until(refused, "the proxy is told")
-    assert (told["status"], told["reason"]) == ("True", "InvalidSpec")
+    assert (told["status"], told["reason"]) == ("True", "NamespaceNotAllowed")
     assert told["message"].startswith(f"spec.namespaceSelector: a NIMProxy in namespace {a} may")
     assert await bindings(world, "greedy", *others) == set()
     written = json.dumps([str(call) for call in world.faults.writes("configmaps", "deployments")])

@@ -44,6 +44,7 @@ class Reason(StrEnum):
     SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 - a reason, no password
     CONTAINER_CONFIG_ERROR = "ContainerConfigError"
     PVC_PENDING = "PVCPending"
+    NODE_NOT_READY = "NodeNotReady"
     QUOTA_EXCEEDED = "QuotaExceeded"
     LOADING_WEIGHTS = "LoadingWeights"
     STARTUP_TIMEOUT = "StartupTimeout"
@@ -135,6 +136,11 @@ REASON_HELP: Final[Mapping[Reason, tuple[str, str]]] = MappingProxyType(
             "A volume claim is not bound, or not mountable on this node.",
             "kubectl describe pvc; several replicas need accessMode ReadWriteMany.",
         ),
+        Reason.NODE_NOT_READY: (
+            "The pod's node does not answer. Kubernetes replaces the pod after its toleration, "
+            "five minutes if you say nothing.",
+            "kubectl get nodes. tolerations with tolerationSeconds shorten the wait.",
+        ),
         Reason.QUOTA_EXCEEDED: (
             "A ResourceQuota of the namespace forbids another pod or object.",
             "Raise the quota or lower the demand. It goes on by itself.",
@@ -162,7 +168,11 @@ REASON_HELP: Final[Mapping[Reason, tuple[str, str]]] = MappingProxyType(
             "The spec passed admission and still cannot work; the message names the field.",
             "Correct the field.",
         ),
-        Reason.NAMESPACE_NOT_ALLOWED: _RESERVED,
+        Reason.NAMESPACE_NOT_ALLOWED: (
+            "A NIMProxy may serve other namespaces only in the release's own namespace or in a "
+            "trusted one, named in the message. What it served before stays.",
+            "Move it there, or have its namespace added to operator.trustedProxyNamespaces.",
+        ),
         Reason.TABLE_TOO_LARGE: (
             "The routing table does not fit into a ConfigMap. The last one that did stays in "
             "force.",

@@ -6,7 +6,7 @@ from nimway.api.status import Reason
 from nimway.control.apply import NotOursError, WaitingError
 from nimway.control.client import ForbiddenError, InvalidError, NamespaceTerminatingError
 from nimway.control.conditions import Problem
-from nimway.control.resolve import InvalidSpecError
+from nimway.control.resolve import InvalidSpecError, NamespaceNotAllowedError
 
 REPORTED = (InvalidSpecError, NotOursError, WaitingError, InvalidError, ForbiddenError)
 """Errors that a user is told of; all others only delay the reconcile."""
@@ -30,6 +30,8 @@ class Outcome:
 def outcome_of(error: Exception) -> Outcome:
     """Classify one of `REPORTED`."""
     text = str(error)
+    if isinstance(error, NamespaceNotAllowedError):
+        return Outcome(Problem(Reason.NAMESPACE_NOT_ALLOWED, text, stalled=True))
     if isinstance(error, InvalidSpecError):
         return Outcome(Problem(Reason.INVALID_SPEC, text, stalled=True))
     if isinstance(error, NotOursError):

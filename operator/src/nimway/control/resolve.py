@@ -40,6 +40,10 @@ class InvalidSpecError(Exception):
     """The object cannot work as it is declared; the text names the field and what is allowed."""
 
 
+class NamespaceNotAllowedError(InvalidSpecError):
+    """A NIMProxy wants to serve namespaces that it may not reach into."""
+
+
 @dataclass(frozen=True, slots=True)
 class Owner:
     """The object for which children are made."""
@@ -110,7 +114,8 @@ def resolve_proxy(manifest: Manifest, *, trusted: frozenset[str]) -> ResolvedPro
     """Parse and check a NIMProxy; only one in a `trusted` namespace may serve other namespaces.
 
     Raises:
-        InvalidSpecError: the spec cannot work, or reaches further than it may.
+        InvalidSpecError: the spec cannot work.
+        NamespaceNotAllowedError: it reaches further than it may.
     """
     spec = _parse(NIMProxySpec, manifest)
     owner = owner_of(PROXY, manifest)
@@ -120,7 +125,7 @@ def resolve_proxy(manifest: Manifest, *, trusted: frozenset[str]) -> ResolvedPro
     reaches_out = namespaces is None or set(namespaces) != {owner.namespace}
     if reaches_out and owner.namespace not in trusted:
         field = "namespaces" if spec.namespaces else "namespaceSelector"
-        raise InvalidSpecError(
+        raise NamespaceNotAllowedError(
             f"spec.{field}: a NIMProxy in namespace {owner.namespace} may serve only that "
             f"namespace; serving others is allowed from: {', '.join(sorted(trusted)) or 'nowhere'}"
         )
