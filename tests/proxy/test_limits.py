@@ -191,3 +191,31 @@ async def test_pipelined_bytes_are_bounded() -> None:
         for _ in range(601):
             assert (await client.read()).status == 200
         assert model.calls[-1].body == body
+
+
+@pytest.mark.parametrize(("field", "total_s"), [("", 100), ("X-Nimway-Timeout: 60\r\n", 60)])
+async def test_a_body_that_trickles_ends_with_the_request_s_total_time(
+    field: str, total_s: int
+) -> None:
+    settings = replace(TEST_SETTINGS, timeout_total_s=100)
+    async with (
+        run_model_server() as model,
+        conversation(model, settings=settings) as (proxy, client),
+    ):
+        await client.send(post(BODY, fields=field)[: -len(BODY)])
+        passed_s, sent = 0, 0
+        while passed_s + 20 < total_s:
+            sent += 1
+            await client.send(BODY[sent - 1 : sent])
+            await until(lambda: proxy.server.bodies_bytes == sent)  # noqa: B023 # awaited here
+            proxy.advance(20)
+            passed_s += 20
+        assert proxy.live_objects()["exchanges"] == 1
+        await client.send(BODY[sent : sent + 1])
+        await until(lambda: proxy.server.bodies_bytes == sent + 1)
+        proxy.advance(21)
+        answer = await client.read()
+        assert (answer.status, error_of(answer)["code"]) == (408, "request_timeout")
+        assert await client.is_closed()
+        assert not any(proxy.live_objects().values())
+        assert not model.calls

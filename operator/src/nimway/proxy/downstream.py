@@ -85,6 +85,7 @@ class Downstream(asyncio.Protocol):
     __slots__ = (
         "_advancing",
         "_body",
+        "_body_end",
         "_body_left",
         "_body_size",
         "_buffer",
@@ -112,6 +113,7 @@ class Downstream(asyncio.Protocol):
         self._body: list[bytes | bytearray] = []
         self._body_size = 0
         self._body_left = 0
+        self._body_end = 0.0
         self._dechunker: Dechunker | None = None
         self._keep_alive = False
         self._deadline = 0.0
@@ -332,7 +334,9 @@ class Downstream(asyncio.Protocol):
         self._dechunker = Dechunker() if head.chunked else None
         self._buffer = b""
         self._state = _BODY
-        self._deadline = host.now() + host.settings.timeout_body_idle_s
+        total_s = host.settings.timeout_total_s
+        self._body_end = host.now() + min(head.timeout_s or total_s, total_s)
+        self._plan_body()
         if refusal is not None:
             self._answer_early(refusal, head, data[end:])
             return
@@ -359,8 +363,13 @@ class Downstream(asyncio.Protocol):
             and self._body_left <= self._host.settings.discard_bytes_max
         )
 
+    def _plan_body(self) -> None:
+        """A body may be silent for so long, and take as long as the whole request may."""
+        idle_s = self._host.settings.timeout_body_idle_s
+        self._deadline = min(self._host.now() + idle_s, self._body_end)
+
     def _take_body(self, data: bytes) -> None:
-        self._deadline = self._host.now() + self._host.settings.timeout_body_idle_s
+        self._plan_body()
         if self._dechunker is None:
             piece = data if len(data) <= self._body_left else data[: self._body_left]
             self._body_left -= len(piece)
