@@ -13,6 +13,8 @@ from tests.support.installed import NAMESPACE, Installed, eventually
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 FAST = {"drain": {"seconds": 5}}
+NO_HOLD = {"routing": {"queue": {"maxWaitSeconds": 0}}}
+"""Requests to a model without a pod are refused at once instead of being held."""
 
 
 def _pods(installed: Installed, namespace: str, name: str) -> list[Any]:
@@ -41,7 +43,7 @@ def test_a_model_is_applied_routed_and_answers(installed: Installed, models: str
 
 
 def test_scaling_never_makes_a_model_unknown(installed: Installed, models: str) -> None:
-    installed.apply_model(models, "scaled", "org/scaled", **FAST)
+    installed.apply_model(models, "scaled", "org/scaled", **FAST, **NO_HOLD)
     installed.wait_ready(models, "scaled")
 
     def scale(replicas: int) -> None:
@@ -158,7 +160,7 @@ def test_a_name_with_dots_works(installed: Installed, models: str) -> None:
 def test_an_unschedulable_model_says_how_many_gpus_it_waits_for(
     installed: Installed, models: str
 ) -> None:
-    installed.apply_model(models, "huge", "org/huge", gpus=64)
+    installed.apply_model(models, "huge", "org/huge", gpus=64, **NO_HOLD)
     eventually(lambda: _reason(installed, models, "huge", "Ready") == "WaitingForGPU", 10)
     message = installed.condition(models, "huge", "Ready")["message"]
     assert "64 nvidia.com/gpu" in message

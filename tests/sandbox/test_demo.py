@@ -23,7 +23,7 @@ def _free_port() -> int:
 
 def test_chart_and_samples_are_found_beside_the_package() -> None:
     assert (chart() / "values.yaml").is_file()
-    assert len(list(SAMPLES.glob("*.yaml"))) == 4
+    assert len(list(SAMPLES.glob("*.yaml"))) == 5
 
 
 def test_a_port_in_use_is_named_before_anything_starts() -> None:
@@ -53,6 +53,8 @@ def test_once_goes_from_nothing_to_answers_and_leaves_nothing() -> None:
     assert '"object":"text_completion"' in done.stdout.replace(" ", "")
     assert "data: [DONE]" in done.stdout
     assert "2/2" in done.stdout
+    assert "ScaledToZero" in done.stdout
+    assert "woken, started and answered in" in done.stdout
     assert name not in launcher.running()
 
 

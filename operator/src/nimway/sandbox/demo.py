@@ -27,6 +27,7 @@ MODELS_NAMESPACE: Final = "models"
 PROXY_SERVICE: Final = "nimway-default"
 SAMPLES: Final = Path(__file__).parent / "samples"
 MODEL: Final = "meta/llama-3.1-8b-instruct"
+SLEEPING_MODEL: Final = "mistralai/mistral-7b-instruct-v0.3"
 _WAIT_S: Final = 90
 _CURL_S: Final = 60.0
 _CURL_OPTIONS: Final = ("-sS", "-N", "--fail-with-body", "--max-time", str(_CURL_S))
@@ -80,6 +81,8 @@ class Demo:
         self._apply_samples()
         self._await_ready()
         self._ask()
+        self._wake()
+        self._step("done: from nothing to answers")
 
     def _step(self, text: str) -> None:
         self._say(f"[{time.monotonic() - self._began:5.1f} s] {text}")
@@ -90,12 +93,12 @@ class Demo:
         self._shown("helm", [*command, "--create-namespace", "--hide-notes"], program=helm)
 
     def _apply_samples(self) -> None:
-        self._step("applying Secrets and three models")
+        self._step("applying Secrets and four models, of which one sleeps until it is asked")
         self._kubectl("create", "namespace", MODELS_NAMESPACE)
         self._kubectl("apply", "-n", MODELS_NAMESPACE, "-f", str(SAMPLES))
 
     def _await_ready(self) -> None:
-        self._step("waiting until the models are loaded, ready and routed")
+        self._step("waiting until the models are loaded, or asleep, and routed")
         self._kubectl(
             "wait", "-n", MODELS_NAMESPACE, "nimmodels", "--all",
             "--for=condition=Ready", f"--timeout={_WAIT_S}s",
@@ -119,7 +122,17 @@ class Demo:
         chat = {"model": MODEL, "messages": [message], "max_tokens": 8, "stream": True}
         if "data: [DONE]" not in self._curl(self._post("/v1/chat/completions", chat)):
             raise DemoError("the stream has no end")
-        self._step("done: from nothing to an answer")
+
+    def _wake(self) -> None:
+        """Ask a model that sleeps: the request is held until its pod is ready."""
+        self._step(f"asking {SLEEPING_MODEL}, which sleeps and holds no GPU: the request wakes it")
+        began = time.monotonic()
+        body = {"model": SLEEPING_MODEL, "prompt": "Good morning", "max_tokens": 16}
+        answer = json.loads(self._curl(self._post("/v1/completions", body)))
+        if not answer["choices"][0]["text"]:
+            raise DemoError("the completion is empty")
+        self._step(f"woken, started and answered in {time.monotonic() - began:.1f} s")
+        self._kubectl("get", "nimmodels", "-n", MODELS_NAMESPACE)
 
     def _post(self, path: str, body: dict[str, object]) -> list[str]:
         headers = ["-H", "accept: application/json", "-H", "Content-Type: application/json"]
@@ -198,6 +211,7 @@ class Demo:
 It stays up until Ctrl-C. In a second terminal:
 
   export KUBECONFIG={sandbox.kubeconfig}
+  kubectl get nimmodels -n {MODELS_NAMESPACE} --watch   # mistral-7b sleeps again after a minute
   kubectl get nimmodels,pods -A   # or: nimway sandbox kubectl --name {sandbox.name} get ...
   kubectl scale -n {MODELS_NAMESPACE} nimmodel/llama-3-1-8b --replicas=3
   kubectl delete -n {MODELS_NAMESPACE} pod --all   # they come back
