@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio import config as kubernetes_config
@@ -22,11 +22,31 @@ T = TypeVar("T")
 USER = {"fieldManager": "somebody"}
 
 
+class Process(Protocol):
+    """What tests need of a running program; `subprocess.Popen` has it."""
+
+    @property
+    def returncode(self) -> int | Any:
+        """The exit code, None while it runs."""
+
+    def poll(self) -> int | None:
+        """Return the exit code, None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end and return the exit code."""
+
+    def send_signal(self, number: signal.Signals, /) -> None:
+        """Send a signal, unless it has ended."""
+
+    def kill(self) -> None:
+        """End it at once."""
+
+
 @dataclass
 class OperatorProcess:
     """A running `nimway operator`; its log is a file."""
 
-    process: subprocess.Popen[bytes]
+    process: Process
     log: Path
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:

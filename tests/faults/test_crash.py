@@ -161,9 +161,11 @@ class Lives:
 
 
 def _points(writes: list[Write]) -> list[Point]:
+    # How many Events tell of one life is a matter of timing, so only the first is sure to come.
+    sure = [(text, number) for text, number in writes if "events" not in text or not number]
     if FULL:
-        return [Point(write, mode) for write in writes for mode in MODES]
-    few = writes[:: len(MODES)]
+        return [Point(write, mode) for write in sure for mode in MODES]
+    few = sure[:: 2 * len(MODES)]
     return [Point(write, MODES[index % len(MODES)]) for index, write in enumerate(few)]
 
 

@@ -109,6 +109,9 @@ async def _live_through_everything(world: World) -> None:
                 if "nimway.dev/owner-uid" in item["metadata"]["labels"]:
                     await patch(world.api, kind, namespace, name, {"metadata": {"labels": labels}})
     await world.settled()
+    for name in ("a", "nimway-edge"):  # before what went is made again, its owner is read
+        await world.delete(SERVICE, name)
+    await world.settled()
     await _prune_strays(world)
     await patch(
         world.api, MODEL, namespace, "a", {"spec": {"storage": None, "port": 9000, "metrics": None}}

@@ -148,7 +148,7 @@ async def test_a_broken_watch_ends_the_operator_with_an_error_and_a_restart_heal
     assert operator.process.returncode == 1
     await _notices_a_new_model(world, "c", timeout_s=20)
     await world.routed("a", "b", "c")
-    written = {call.name for call in world.faults.writes()[before:]}
+    written = {call.name for call in world.faults.writes()[before:] if call.plural != "events"}
     assert written <= {"c", "edge", "nimway-edge-routes"}, "a restart alone writes nothing"
 
 

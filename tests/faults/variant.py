@@ -1,9 +1,10 @@
-"""`python -m tests.faults.variant operator ...`: the operator with other constants or another pod.
+"""The operator with other constants or another pod, as the environment says.
 
 Stands in for another version of the operator, so that the product needs no switch for tests.
 `NIMWAY_TEST_RESYNC_S` is the time between fresh lists, `NIMWAY_TEST_POD_ENV` the name of a variable
 that this "version" adds to every model's container. `NIMWAY_TEST_SHARD_BYTES` makes few models a
-large table, `NIMWAY_TEST_TABLE_BYTES` one that is too large.
+large table, `NIMWAY_TEST_TABLE_BYTES` one that is too large. `NIMWAY_TEST_LEASE_S` is how long a
+Lease lasts; all times of the election shrink with it.
 """
 
 import functools
@@ -12,7 +13,7 @@ from typing import Any
 
 from nimway import routes
 from nimway.cli import main
-from nimway.control import command
+from nimway.control import command, election
 from nimway.control.desired import model, pod
 from nimway.control.resolve import ResolvedModel
 from nimway.control.settings import Settings
@@ -40,6 +41,15 @@ def _vary() -> None:
         setattr(model, "build_template", build_template)  # noqa: B010 - as above
 
 
-if __name__ == "__main__":
+def _shrink_lease(lease_s: float) -> None:
+    share = lease_s / election.LEASE_S
+    for name in ("LEASE_S", "RENEW_DEADLINE_S", "RENEW_PERIOD_S", "RETRY_PERIOD_S"):
+        setattr(election, name, getattr(election, name) * share)
+
+
+def run() -> None:
+    """Be that operator, as `nimway` with the arguments of this process."""
     _vary()
+    if lease_s := os.environ.get("NIMWAY_TEST_LEASE_S"):
+        _shrink_lease(float(lease_s))
     main()

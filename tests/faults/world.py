@@ -4,8 +4,6 @@ import asyncio
 import copy
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -28,6 +26,7 @@ from nimway.control.kinds import (
 from nimway.routes import KEY_PACKED, TABLE_LABEL, RoutingTable, decode, decode_shard
 from tests.control import samples
 from tests.control.process import OperatorProcess, condition, create, delete, find, free_port
+from tests.faults.forked import Forked
 from tests.support.api_faults import FaultyApi
 
 T = TypeVar("T")
@@ -107,16 +106,13 @@ class World:
             "POD_NAME": identity,
             "NIMWAY_PROXY_IMAGE": "ghcr.io/nimway/nimway:0.1.0",
             "NIMWAY_HEALTH_PORT": str(free_port()),
-            "PYTHONPATH": str(ROOT),
             **environment,
         }
-        command = [sys.executable, "-m", "tests.faults.variant", "operator"]
+        arguments = ["operator"]
         for namespace in (self.namespace, *self.others):
-            command += ["--namespace", namespace]
+            arguments += ["--namespace", namespace]
         log = self.folder / "operator.log"
-        with log.open("ab") as output:
-            process = subprocess.Popen(command, env=env, stdout=output, stderr=output)
-        running = OperatorProcess(process, log)
+        running = OperatorProcess(Forked(arguments, env, log), log)
         self.operators.append(running)
         return running
 

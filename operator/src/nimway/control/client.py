@@ -394,7 +394,10 @@ async def load_configuration() -> kubernetes_client.Configuration:
         if "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
             kubernetes_config.load_incluster_config(client_configuration=configuration)
         else:
-            await kubernetes_config.load_kube_config(client_configuration=configuration)
+            # Left to itself the client would use what the variable said when it was imported.
+            await kubernetes_config.load_kube_config(
+                os.environ.get("KUBECONFIG"), client_configuration=configuration
+            )
     except (kubernetes_config.ConfigException, OSError) as error:
         raise ConfigurationError(
             f"no cluster configuration: run in a pod, or set KUBECONFIG ({error})"
