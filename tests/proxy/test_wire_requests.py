@@ -171,5 +171,5 @@ def test_what_we_accept_llhttp_accepts_as_one_whole_head(noise: bytes) -> None:
         facts = _Facts()
         httptools.HttpRequestParser(facts).feed_data(data[:end])
         assert facts.complete == 1
-        assert set(head.fields[::4]) <= set(facts.names)
+        assert {line.partition(b":")[0] for line in head.fields} <= set(facts.names)
         assert b"\n" not in head.path + head.query

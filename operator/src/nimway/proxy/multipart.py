@@ -36,9 +36,9 @@ class FormModel:
 
 
 def list_content_types(fields: list[bytes]) -> list[bytes]:
-    """Return the values of Content-Type in a head's flat lines."""
-    names = range(0, len(fields), 4)
-    return [fields[at + 2].strip() for at in names if fields[at].lower() == b"content-type"]
+    """Return the values of Content-Type in a head's lines."""
+    parts = [line.partition(b":") for line in fields]
+    return [rest.strip() for name, _, rest in parts if name.lower() == b"content-type"]
 
 
 def read_form_model(content_types: list[bytes], body: bytes) -> FormModel:

@@ -44,9 +44,9 @@ def read_key(strategy: str, name: str, head: RequestHead, body: bytes) -> bytes 
     A session's key comes first: `x-session-id`, then `prompt_cache_key`, then `user`. With
     PrefixHash the beginning of the prompt follows; an adapter has a cache of its own, hence `name`.
     """
-    fields = head.fields
-    for at in range(0, len(fields), 4):
-        if fields[at].lower() == _SESSION_FIELD and (value := fields[at + 2].strip()):
+    for line in head.fields:
+        field, _, rest = line.partition(b":")
+        if field.lower() == _SESSION_FIELD and (value := rest.strip()):
             return b"session:" + value
     try:
         keyed = _keyed.decode(body)

@@ -55,9 +55,8 @@ _FORBIDDEN_TRAILERS = (b"content-length", b"transfer-encoding", b"host", b"conne
 class Head:
     """What both kinds of head share.
 
-    `fields` are the lines to pass on, flat: name, `: `, value, CRLF, and so on. `length` is the
-    declared Content-Length or None; `keep_alive` says whether the peer means to go on using the
-    connection.
+    `fields` are the lines to pass on, each with its CRLF. `length` is the declared Content-Length
+    or None; `keep_alive` says whether the peer means to go on using the connection.
     """
 
     # Defaults stand at the class: a head sets few of them.
@@ -75,11 +74,9 @@ class Head:
         fields: list[bytes] = []
         self.fields = fields
         for line in lines:
-            rule, value, parts = known[line]
-            if rule is None:
-                fields += parts
-            else:
-                rule(self, value)
+            rule, value, passed = known[line]
+            if rule is None or rule(self, value):
+                fields.append(passed)
         if self.chunked:
             _check_chunked(self)
         if self.nominated:
@@ -232,11 +229,7 @@ def _check_chunked(head: Head) -> None:
 
 
 def _drop_nominated(fields: list[bytes], nominated: tuple[bytes, ...]) -> list[bytes]:
-    kept: list[bytes] = []
-    for at in range(0, len(fields), 4):
-        if fields[at].lower() not in nominated:
-            kept += fields[at : at + 4]
-    return kept
+    return [line for line in fields if line.partition(b":")[0].lower() not in nominated]
 
 
 def _rule_host(head: RequestHead, value: bytes) -> None:
@@ -299,10 +292,10 @@ def _rule_timeout(head: RequestHead, value: bytes) -> None:
     head.timeout_s = float(value)
 
 
-def _rule_content_type(head: ResponseHead, value: bytes) -> None:
+def _rule_content_type(head: ResponseHead, value: bytes) -> bool:
     if value[:17].lower() == b"text/event-stream":
         head.event_stream = True
-    head.fields += (b"Content-Type", b": ", value, CRLF)
+    return True
 
 
 def _rule_drop(head: Head, value: bytes) -> None:
