@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nimway.proxy.model_name import ModelNameError, read_model, replace_model
+from nimway.proxy.model_name import (
+    ModelNameError,
+    read_model,
+    read_plain,
+    read_strictly,
+    replace_model,
+)
 
 DEEP = b"[" * 10_000 + b"]" * 10_000
 
@@ -123,3 +129,43 @@ def test_replacing_changes_the_name_and_no_other_byte(
     if body.count(b'"model"') == 1:
         assert spliced.startswith(before)
         assert spliced.endswith(after)
+
+
+_TOKENS = st.sampled_from(
+    [
+        *(b'{ } [ ] : , "model" "Model" "MODEL" "a" "x" 1 null true'.split()),
+        *(b'"mod\\u0065l"', b'"\\"model"', b'"model\\""', b'"\\model"', b'"\\/"', b'"\xff"', b" "),
+        *(
+            b'"model":',
+            b'"model":"a"',
+            b'"x":',
+            b',"model":"b"',
+            b'{"x":{"model":"b"}',
+            b"\xc3\xa9",
+        ),
+    ]
+)
+
+
+@given(
+    st.lists(_TOKENS, max_size=9).map(b"".join),
+    st.sampled_from((b"", b'{"model":"a"', b'{"x":1,"model":"a"', b'{"model":')),
+    st.sampled_from((b"", b"}", b'"}', b',"y":[]}')),
+)
+def test_where_the_short_way_finds_a_name_the_strict_one_finds_the_same(
+    middle: bytes, start: bytes, end: bytes
+) -> None:
+    body = start + middle + end
+    if name := read_plain(body):
+        assert read_strictly(body) == name
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_the_short_way_refuses_as_much(name: str) -> None:
+    assert read_plain(REFUSED[name]) == ""
+
+
+def test_plain_bodies_take_the_short_way() -> None:
+    assert (
+        read_plain(b'{"messages":[{"content":"a\\nb"}],"model":"org/m","stream":true}') == "org/m"
+    )

@@ -30,6 +30,14 @@ def _make_key(kind: type, text: str) -> _Key:
     return _Key(text)
 
 
+class _Named(msgspec.Struct):
+    model: str = ""
+
+
+_SMALL_BYTES = 2048
+"""Up to here, looking for a second `model` costs less than looking at each key."""
+
+_named = msgspec.json.Decoder(_Named)
 _keys = msgspec.json.Decoder(dict[_Key, msgspec.Raw], dec_hook=_make_key)
 _top = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _text = msgspec.json.Decoder(str)
@@ -43,6 +51,27 @@ def read_model(body: bytes) -> str:
             escaped spelling counted, or a key differs from it by case only: a server that ignores
             case (Go's encoding/json does) would read that one.
     """
+    if len(body) <= _SMALL_BYTES and (name := read_plain(body)):
+        return name
+    return read_strictly(body)
+
+
+def read_plain(body: bytes) -> str:
+    """Return the same where no second `model` can be, whatever its case or escapes; else "".
+
+    In ASCII and without coded characters a key is its bytes, but for escapes that are no letters;
+    so where `"model"` stands once in any case, at most one key is that, and the parse finds it.
+    """
+    if not body.isascii() or b"\\u" in body or body.lower().count(b'"model"') != 1:
+        return ""
+    try:
+        return _named.decode(body).model
+    except (msgspec.DecodeError, RecursionError):
+        return ""
+
+
+def read_strictly(body: bytes) -> str:
+    """Return the same of any body, or say what is wrong with it: looks at each key."""
     try:
         found = [item for item in _keys.decode(body).items() if item[0].name.lower() == "model"]
         if len(found) != 1 or found[0][0].name != "model":
