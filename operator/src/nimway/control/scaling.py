@@ -54,15 +54,17 @@ class _Model:
     """What is known of one model.
 
     States older than `version` are from before our last write. `owed` is an arrival whose write has
-    not succeeded. `scaled_at` and `scaled_why` are of the last change, "" for what the status says.
-    `woken_s` is when it was woken (`woken_at` for people), None if it is not waking. `usual_s` is
-    its usual cold start, 0 for what the status says.
+    not succeeded; `fell` tells that the load was higher before the last look than at it.
+    `scaled_at` and `scaled_why` are of the last change, "" for what the status says. `woken_s` is
+    when it was woken (`woken_at` for people), None if it is not waking. `usual_s` is its usual
+    cold start, 0 for what the status says.
     """
 
     uid: str
     memory: Memory
     version: int = 0
     owed: bool = False
+    fell: bool = False
     scaled_at: str = ""
     scaled_why: str = ""
     woken_s: float | None = None
@@ -189,6 +191,7 @@ class Autoscaler:
 
     def _see(self, key: str, live: Manifest, model: _Model, pods: list[PodFacts]) -> Seen:
         load = self._context.loads.take(key, known=self._is_known(key))
+        model.fell = load.current < load.requests
         return Seen(
             replicas=_declared(live),
             requests=load.requests,
@@ -302,6 +305,8 @@ class Autoscaler:
             owner = Ref(MODEL.kind, ref.namespace, ref.name)
             context.workers.mark(owner, delay_s=STATUS_DELAY_S)
         times = [] if decision.recheck_s is None else [decision.recheck_s]
+        if model.fell:
+            times.append(BUSY_DELAY_S)
         noted_s = model.memory.active_s + sleep.noted_after_s(rules.idle_s) - context.clock()
         if rules.min_replicas == 0 and decision.replicas and noted_s > 0:
             times.append(noted_s)
