@@ -84,6 +84,23 @@ async def test_a_request_may_come_byte_by_byte_and_split_anywhere() -> None:
         assert {call.body for call in model.calls} == {BODY}
 
 
+async def test_the_trace_s_context_passes_on_unchanged() -> None:
+    """W3C Trace Context and Baggage: every line, in its order, even where `Connection` names it."""
+    lines = [
+        b"traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        b"tracestate: vendor=1,other@x=t61rcWkgMzE",
+        b"tracestate: third=3",
+        b"baggage: userId=alice,serverNode=DF%2028;meta=1",
+    ]
+    async with run_model_server() as model, conversation(model) as (_, client):
+        for connection in ("", "Connection: keep-alive, traceparent\r\n"):
+            fields = connection + b"".join(line + b"\r\n" for line in lines).decode()
+            assert (await client.ask(post(BODY, fields=fields))).status == 200
+        for call in model.calls:
+            passed = call.head.split(b"\r\n")
+            assert [line for line in passed if line in lines] == lines
+
+
 async def test_pipelined_requests_are_answered_in_order() -> None:
     async def echo(call: Call) -> None:
         await call.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(call.body))
@@ -260,8 +277,12 @@ async def test_a_model_error_names_its_parameter() -> None:
             assert error_of(await client.ask(post(body)))["param"] == "model"
 
 
+NO_WAIT = replace(TEST_SETTINGS, queue_wait_max_s=0)
+"""A proxy that holds no request; what holding does: test_hold.py."""
+
+
 async def test_a_model_without_ready_pods_is_503_with_retry_after() -> None:
-    async with conversation() as (proxy, client):
+    async with conversation(settings=NO_WAIT) as (proxy, client):
         answer = await client.ask(post(BODY))
         assert (answer.status, error_of(answer)["code"]) == (503, "model_not_ready")
         assert 0 < int(answer.field(b"retry-after") or 0) <= 60
@@ -271,7 +292,7 @@ async def test_a_model_without_ready_pods_is_503_with_retry_after() -> None:
 
 
 async def test_a_pod_that_gets_ready_is_used_by_the_next_request() -> None:
-    async with run_model_server() as model, conversation() as (proxy, client):
+    async with run_model_server() as model, conversation(settings=NO_WAIT) as (proxy, client):
         assert (await client.ask(post(BODY))).status == 503
         proxy.set_endpoints(Served(MODEL).name, [model.address])
         assert (await client.ask(post(BODY))).status == 200

@@ -2,16 +2,21 @@
 
 import asyncio
 import random
+import sys
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
 
+from nimway.proxy.catalog import Endpoint
+from nimway.proxy.exchange import Exchange
 from nimway.proxy.settings import Settings
 from tests.proxy.test_conversations import conversation, error_of
-from tests.proxy.test_faults_clients import many
+from tests.proxy.test_faults_clients import best_p99, many
 from tests.proxy.vectors import BODY, MODEL
 from tests.support.faults import FULL
-from tests.support.proxy import TEST_SETTINGS, Served, run_proxy
+from tests.support.proxy import TEST_SETTINGS, Served, listen, run_proxy
 from tests.support.proxy_wire import (
     OK,
     SSE_HEAD,
@@ -204,19 +209,64 @@ async def test_a_slow_pod_gets_few_requests() -> None:
         assert 0 < len(lazy.calls) <= 3
 
 
-async def test_all_pods_down_is_503_at_once_with_a_time_to_come_back() -> None:
-    """PX-11: refused connections are told apart from a table without pods by their code only."""
-    async with run_model_server() as model:
-        addresses = [model.address]
+async def test_a_pod_ten_times_as_slow_gets_a_small_share() -> None:
+    """PX-11: two pods at 2 ms, one at 20 ms, twelve clients without a pause."""
+
+    def taking(seconds: float) -> Callable[[Call], Awaitable[None]]:
+        async def script(call: Call) -> None:
+            await asyncio.sleep(seconds)  # the pod's pace is the fault
+            await call.send(OK)
+
+        return script
+
     async with (
-        run_proxy(Served(MODEL, addresses)) as proxy,
-        connect(proxy.port) as client,
+        run_model_server(taking(0.002)) as one,
+        run_model_server(taking(0.002)) as two,
+        run_model_server(taking(0.02)) as lazy,
+        conversation(one, two, lazy) as (proxy, _),
+        many(proxy, 12) as clients,
     ):
-        for _ in range(20):
-            answer = await client.ask(post(BODY))
-            assert answer.status == 503
-            assert int(answer.field(b"retry-after") or 0) > 0
-        assert error_of(answer)["code"] == "upstream_unreachable"
+
+        async def use(client: Client) -> None:
+            for _ in range(50):
+                assert (await client.ask(post(BODY))).status == 200
+
+        await asyncio.gather(*map(use, clients))
+        share = len(lazy.calls) / 600
+        sys.stdout.write(f"share of the slow pod: {share:.1%}\n")
+        assert share < 0.25
+        assert proxy.server.meters.ejections == 0
+
+
+async def test_all_pods_down_is_503_at_once_with_a_time_to_come_back() -> None:
+    """PX-11: p99 below 50 ms, and connections in all at most 1.2 times the requests, and ten."""
+    attempts = 0
+    with listen() as one, listen() as two, listen() as three:
+        addresses = [sock.getsockname() for sock in (one, two, three)]
+        async with run_proxy(Served(MODEL, addresses)) as proxy, connect(proxy.port) as client:
+            connect_to = proxy.server.connect
+
+            def count(endpoint: Endpoint, exchange: Exchange) -> None:
+                nonlocal attempts
+                attempts += 1
+                connect_to(endpoint, exchange)
+
+            proxy.server.connect = count  # type: ignore[method-assign] # counted, then done
+
+            async def measure(_: int) -> float:
+                start = time.perf_counter()
+                answer = await client.ask(post(BODY))
+                taken = time.perf_counter() - start
+                assert (answer.status, error_of(answer)["code"]) == (503, "upstream_unreachable")
+                assert 0 < int(answer.field(b"retry-after") or 0) <= 60
+                assert answer.field(b"x-should-retry") == b"true"
+                return taken
+
+            assert await best_p99(measure, 1000, "all pods down") < 0.05
+            requests = proxy.server.catalog.names[MODEL].demand_total
+            sys.stdout.write(f"{attempts} connections for {requests} requests\n")
+            assert attempts <= 1.2 * requests + 10
+            assert not any(proxy.live_objects().values())
 
 
 @pytest.mark.parametrize(
@@ -226,7 +276,7 @@ async def test_all_pods_down_is_503_at_once_with_a_time_to_come_back() -> None:
 async def test_an_endpoint_outside_the_pods_networks_is_never_connected(address: str) -> None:
     """SEC-3."""
     async with (
-        run_proxy(Served(MODEL, [(address, 1)]), settings=Settings()) as proxy,
+        run_proxy(Served(MODEL, [(address, 1)]), settings=Settings(queue_wait_max_s=0)) as proxy,
         connect(proxy.port) as client,
     ):
         answer = await client.ask(post(BODY))

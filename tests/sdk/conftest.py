@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from nimway.routes import Policy
 from tests.sdk.names import EMBEDDER, LLAMA, NOT_READY, Inference
 from tests.support.background import in_background
 from tests.support.nim import running_nim
@@ -28,7 +29,7 @@ async def serving_proxied() -> AsyncIterator[Inference]:
         run_proxy(
             Served(LLAMA, [("127.0.0.1", nim.server.port) for nim in (one, other)]),
             Served(EMBEDDER, [("127.0.0.1", embedder.server.port)]),
-            Served(NOT_READY),
+            Served(NOT_READY, policy=Policy(queue_wait_max_s=0)),
         ) as proxy,
     ):
         yield Inference(proxy.base_url, [LLAMA, NOT_READY, EMBEDDER], [one, other])

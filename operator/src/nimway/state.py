@@ -2,17 +2,19 @@
 
 Owns the report's type and its form on the wire: newline-delimited JSON, one whole `ProxyState` a
 line. The first line comes at once, further lines within `REPORT_DELAY_MAX_S` of a change, and at
-least every `REPORT_PERIOD_S` as a sign of life. It does no IO.
+least every `REPORT_PERIOD_S` as a sign of life. The first request for a model without endpoints is
+reported within `URGENT_DELAY_MAX_S`: somebody waits for it to wake. It does no IO.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 STATE_PATH = "/state"
 STATE_PORT = 8001
 REPORT_DELAY_MAX_S = 0.05
+URGENT_DELAY_MAX_S = 0.005
 REPORT_PERIOD_S = 5.0
 LINE_BYTES_MAX = 4 * 1024 * 1024
 
@@ -25,8 +27,9 @@ class StateError(ValueError):
 class ModelLoad:
     """Load of one model in one proxy pod, over all its workers.
 
-    `in_flight` and `queued` are requests now; `demand_total` counts every request that asked for
-    the model since the pod started, refused ones included.
+    `in_flight` and `queued` are requests now, `queued` those that wait for an endpoint or for a
+    place at one; `demand_total` counts every request that asked for the model since the pod
+    started, refused ones included, also those that came and went between two reports.
     """
 
     in_flight: int = 0
@@ -46,7 +49,22 @@ class ProxyState:
 
 def encode(state: ProxyState) -> bytes:
     """Return `state` as one line, newline included."""
-    return json.dumps(asdict(state), separators=(",", ":")).encode() + b"\n"
+    # dataclasses.asdict copies deeply: ten times the cost, and there may be thousands of models.
+    models = {
+        key: {
+            "in_flight": load.in_flight,
+            "queued": load.queued,
+            "demand_total": load.demand_total,
+        }
+        for key, load in state.models.items()
+    }
+    report = {
+        "revision": state.revision,
+        "ready": state.ready,
+        "draining": state.draining,
+        "models": models,
+    }
+    return json.dumps(report, separators=(",", ":")).encode() + b"\n"
 
 
 def decode(line: bytes) -> ProxyState:

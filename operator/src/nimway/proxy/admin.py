@@ -16,6 +16,7 @@ from nimway.proxy.wire import RequestHead
 from nimway.state import ProxyState
 from nimway.tasks import spawn
 
+URGENT_PERIOD_S = 0.002
 _SWEEP_PERIOD_S = 1.0
 _METRICS_PATHS = (b"/metrics", b"/v1/metrics")
 _LIVE_PATHS = (b"/health", b"/v1/health/live", b"/healthz")
@@ -52,6 +53,7 @@ class AdminServer:
         self._ids = 0
         self._listener: asyncio.Server | None = None
         self._report_planned = False
+        self._urgent_planned = False
         self._last_report_at = 0.0
         self._sweep_handle: asyncio.TimerHandle | None = None
 
@@ -77,6 +79,15 @@ class AdminServer:
         wait_s = self._last_report_at + self.settings.report_delay_s - self.now()
         self._loop.call_later(max(0.0, wait_s), self._report)
 
+    def report(self) -> None:
+        """Send the state to the streams at once, unless that was done a moment ago."""
+        wait_s = self._last_report_at + URGENT_PERIOD_S - self.now()
+        if wait_s <= 0:
+            self._report()
+        elif not self._urgent_planned:
+            self._urgent_planned = True
+            self._loop.call_later(wait_s, self._report)
+
     def begin(self, downstream: Downstream, head: RequestHead) -> "AdminExchange":
         """Return the handler of a request."""
         return AdminExchange(self, downstream, head)
@@ -92,6 +103,7 @@ class AdminServer:
 
     def _report(self) -> None:
         self._report_planned = False
+        self._urgent_planned = False
         self._last_report_at = self.now()
         if self.streams:
             line = state.encode(self.source.state())

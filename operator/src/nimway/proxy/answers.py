@@ -5,6 +5,7 @@ or traceback ever stands in one. What a model server answers does not pass throu
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -136,10 +137,10 @@ def model_not_found(name: str) -> Answer:
 
 
 def model_not_ready(name: str, retry_after_s: int) -> Answer:
-    """503: declared, and no endpoint is ready."""
+    """503: declared, and no endpoint is ready, or became so in time; nothing ran."""
     return build_error(
         503,
-        f"The model `{name}` is not ready.",
+        f"The model `{name}` is not ready. Try again in {retry_after_s} s.",
         code="model_not_ready",
         fields=_retry_after(retry_after_s) + _RETRY,
     )
@@ -156,10 +157,10 @@ def api_not_allowed(name: str, api: str, allowed: list[str]) -> Answer:
 
 
 def queue_full(name: str, retry_after_s: int) -> Answer:
-    """503: all places of the model are taken, and as many wait as may."""
+    """503: the model has no place for the request, and as many wait for one as may."""
     return build_error(
         503,
-        f"The model `{name}` is busy, and its queue is full.",
+        f"As many requests of the model `{name}` wait as may.",
         code="queue_full",
         fields=_retry_after(retry_after_s) + _RETRY,
     )
@@ -172,6 +173,16 @@ def queue_timeout(name: str, retry_after_s: int) -> Answer:
         f"The model `{name}` is busy: no place became free in time.",
         code="queue_timeout",
         fields=_retry_after(retry_after_s) + _RETRY,
+    )
+
+
+def draining(name: str) -> Answer:
+    """503: the request waited in a proxy that ends; nothing ran, and another proxy takes it."""
+    return build_error(
+        503,
+        f"The proxy is ending, and the request still waited for the model `{name}`.",
+        code="draining",
+        fields=_retry_after(1) + _RETRY,
     )
 
 
@@ -215,13 +226,30 @@ GATEWAY_TIMEOUT = build_error(
 )
 INTERNAL = build_error(500, "The proxy failed.", code="internal_error", fields=_NO_RETRY)
 
-STREAM_BROKEN = (
-    b"event: error\ndata: "
-    + encode_error(502, "The model server ended the stream early.", code="upstream_failed")
-    + b"\n\n"
+
+def build_event(error: bytes) -> bytes:
+    """Return the event that ends a stream with an error; `error` is an object on one line."""
+    return b"event: error\ndata: %b\n\n" % error
+
+
+def relay_error(status: int, body: bytes) -> Answer:
+    """Return the error for an answer of the model server whose head can no longer be passed on.
+
+    What it says itself is kept if it is an error object, on one line: it ends an event stream.
+    """
+    try:
+        said = msgspec.json.decode(body, type=dict[str, Any])
+    except (ValueError, RecursionError):
+        said = {}
+    if "error" in said:
+        return Answer(status, msgspec.json.encode(said))
+    message = f"The model server answered with status {status} and no stream."
+    return Answer(status, encode_error(max(status, 400), message, code="upstream_error"))
+
+
+STREAM_BROKEN = build_event(
+    encode_error(502, "The model server ended the stream early.", code="upstream_failed")
 )
-STREAM_TIMEOUT = (
-    b"event: error\ndata: "
-    + encode_error(504, "The model server fell silent.", code="upstream_timeout")
-    + b"\n\n"
+STREAM_TIMEOUT = build_event(
+    encode_error(504, "The model server fell silent.", code="upstream_timeout")
 )

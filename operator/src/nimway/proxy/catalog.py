@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nimway.proxy.upstream import Upstream
 
 OWNER = "nimway"
+URGE_PERIOD_S = 1.0
 _SHED_MODELS = 500
 
 _ServiceKey = tuple[str, str]
@@ -48,7 +49,9 @@ class Model:
     """One route in this worker: who serves it, how it is treated, and its load.
 
     `in_flight` and `queued` are requests now; `demand_total` counts all that asked for the model.
-    `plain` is that of its limits; `room` is None until a request had to wait.
+    `plain` is that of its limits; `room` is None until a request had to wait. `waking_since` is
+    when it was first asked for while it had no endpoint, 0 if it has one; `urged_at` when that was
+    last reported at once. Both by the loop's clock.
     """
 
     __slots__ = (
@@ -66,6 +69,8 @@ class Model:
         "queued",
         "room",
         "route",
+        "urged_at",
+        "waking_since",
     )
 
     def __init__(self, route: RouteEntry, limits: Limits, endpoints: list[Endpoint]) -> None:
@@ -85,6 +90,8 @@ class Model:
         self.demand_total = 0
         self.dirty = False
         self.room: Room | None = None
+        self.waking_since = 0.0
+        self.urged_at = 0.0
         self._ring: Ring[Endpoint] | None = None
 
     def adopt(self, other: "Model") -> None:
@@ -101,6 +108,8 @@ class Model:
     def set_endpoints(self, endpoints: list[Endpoint]) -> None:
         """Be served by `endpoints` from now on."""
         self.endpoints = endpoints
+        if endpoints:
+            self.waking_since = 0.0
         self._ring = None
 
     def ring(self) -> Ring[Endpoint]:
@@ -109,6 +118,19 @@ class Model:
         if ring is None:
             ring = self._ring = Ring(self.endpoints)
         return ring
+
+    def wake(self, now: float) -> bool:
+        """Take note of a request for a model without endpoints; return whether to report it now.
+
+        It is for one that nobody waits for yet, and not more than once in `URGE_PERIOD_S`: a client
+        that is refused and asks again all the time must not cost a report each.
+        """
+        if not self.waking_since:
+            self.waking_since = now
+        if self.queued or now - self.urged_at < URGE_PERIOD_S:
+            return False
+        self.urged_at = now
+        return True
 
     def open_room(self) -> Room:
         """Return where requests wait."""
@@ -185,10 +207,9 @@ class Catalog:
         """Take a part of each limit that counts over all workers; return the models concerned."""
         self._workers = workers
         self._limits = {}
-        limited = [model for model in self.models.values() if model.limits.concurrency]
-        for model in limited:
+        for model in self.models.values():
             model.set_limits(self._resolve(model.route))
-        return limited
+        return [model for model in self.models.values() if model.limits.concurrency]
 
     def replace_endpoints(self, service: ServiceEndpoints) -> list[Endpoint]:
         """Let new requests go to these endpoints of a Service; return those that left."""

@@ -5,7 +5,7 @@ asking the pure rooms (`admit`, `choose`, `ring`, `retry`, `health`) and touches
 client is a `Downstream`, the model server an `Upstream`. There is no task and no timer of its own.
 """
 
-from nimway.proxy import answers
+from nimway.proxy import answers, hold
 from nimway.proxy.admit import check_head
 from nimway.proxy.answers import Answer
 from nimway.proxy.catalog import Endpoint, Model
@@ -13,7 +13,9 @@ from nimway.proxy.choose import choose_least, select_fit, select_free
 from nimway.proxy.downstream import Downstream
 from nimway.proxy.framing import Framed
 from nimway.proxy.health import is_failure
+from nimway.proxy.heartbeat import Heartbeat
 from nimway.proxy.host import Host
+from nimway.proxy.local import answer_locally
 from nimway.proxy.model_name import ModelNameError, read_model, replace_model
 from nimway.proxy.multipart import (
     FormModel,
@@ -21,7 +23,7 @@ from nimway.proxy.multipart import (
     read_form_model,
     replace_form_model,
 )
-from nimway.proxy.paths import find_operation, read_model_id
+from nimway.proxy.paths import find_operation
 from nimway.proxy.retry import may_retry
 from nimway.proxy.route_key import read_key
 from nimway.proxy.upstream import Upstream
@@ -47,6 +49,9 @@ class Exchange(Framed):
     _paused = False
     _moved = False
     _touched = 0.0
+    _held_at = 0.0
+    _cause = ""
+    _heartbeat: Heartbeat | None = None
 
     def __init__(self, host: Host, downstream: Downstream, head: RequestHead) -> None:
         self._host = host
@@ -76,19 +81,8 @@ class Exchange(Framed):
             self._route(body)
         elif kind == "form":
             self._route_form(body)
-        elif kind == "models":
-            self._answer(Answer(200, self._host.catalog.listing))
-        elif kind == "model-card":
-            self._answer(self._find_card())
-        elif kind == "ready":
-            self._answer(answers.OK_READY if self._host.ready else answers.NOT_READY)
         else:
-            self._answer(answers.OK_LIVE)
-
-    def _find_card(self) -> Answer:
-        name = read_model_id(self._head.path)
-        card = None if name is None else self._host.catalog.encode_card(name)
-        return answers.model_not_found(name or "") if card is None else Answer(200, card)
+            self._answer(answer_locally(kind, self._head.path, self._host))
 
     # Route: which model is meant.
 
@@ -97,8 +91,8 @@ class Exchange(Framed):
             form = read_form_model(list_content_types(self._head.fields), body)
         except ModelNameError as error:
             self._answer(answers.bad_model(str(error)))
-            return
-        self._route(body, form)
+        else:
+            self._route(body, form)
 
     def _route(self, body: bytes, form: FormModel | None = None) -> None:
         host = self._host
@@ -144,54 +138,80 @@ class Exchange(Framed):
     # Hold: until there is a place, in the order of arrival; events let go, the sweep expires.
 
     def _hold(self, model: Model) -> None:
-        host, limits, room = self._host, model.limits, model.open_room()
-        size = self._body_counted
-        if self._tried:
-            room.rejoin(self, size)
-        elif not room.join(
-            self,
-            size,
-            requests_max=limits.queue_requests,
-            bytes_max=host.settings.queue_bytes_max,
-        ):
-            self._answer(answers.queue_full(self._name, host.settings.retry_after_s))
-            return
+        host, size = self._host, self._body_counted
+        self._touched = now = host.now()
+        self._cause = hold.BUSY if model.endpoints else hold.NOT_READY
+        urgent = not model.endpoints and model.wake(now)
+        refusal = hold.refuse(model, self._name, host.settings, now, None if self._tried else size)
+        if refusal is not None:
+            host.meters.count_hold(model.name, self._cause, hold.REFUSED, 0.0)
+            self._answer(refusal)
+        else:
+            self._join_room(model, size, now)
+        if urgent:
+            host.urge()
+
+    def _join_room(self, model: Model, size: int, now: float) -> None:
+        room = model.open_room()
+        (room.rejoin if self._tried else room.join)(self, size)
+        if not self._held_at:
+            self._held_at = now
+            if self._head.heartbeat_s and hold.is_streaming(self._body):
+                self._heartbeat = Heartbeat(self, self._head.heartbeat_s, now)
         self._state = _HELD
-        self._touched = host.now()
         model.in_flight -= 1
         model.queued += 1
-        host.changed(model)
+        self._host.changed(model)
 
-    def _leave_room(self, model: Model) -> None:
+    def _leave_room(self, model: Model, outcome: str) -> None:
+        host = self._host
         model.open_room().leave(self)
         self._state = _NEW
         model.queued -= 1
         model.in_flight += 1
-        host = self._host
+        host.meters.count_hold(model.name, self._cause, outcome, host.now() - self._touched)
         host.changed(model)
 
     def try_go(self) -> bool:
-        """Go on, if an endpoint has a place for this request; the room asks."""
+        """Go on, if an endpoint has a place for this request, or none is left to try."""
         model = self._model
-        if model is None:
+        if model is None or not model.endpoints:
             return False
         fit = select_fit(model.endpoints, self._tried, self._host.now())
-        if not select_free(fit, model.limits.concurrency):
+        if fit and not select_free(fit, model.limits.concurrency):
             return False
-        self._leave_room(model)
+        self._leave_room(model, hold.RELEASED)
         self._dispatch(model)
         return True
 
     def dismiss(self) -> None:
         """Answer a request that waits for a model that left the table."""
-        self._answer(answers.model_not_found(self._name))
+        self._give_up(hold.DISMISSED, answers.model_not_found(self._name))
+
+    def _give_up(self, outcome: str, answer: Answer) -> None:
+        if self._model is not None:
+            self._leave_room(self._model, outcome)
+        self._answer(answer)
+
+    def _check_held(self, model: Model, now: float, *, late: bool) -> None:
+        host, heartbeat = self._host, self._heartbeat
+        if late or now - self._held_at > model.limits.queue_wait_s:
+            self._give_up(hold.EXPIRED, hold.expire(model, self._name, host.settings, now))
+            return
+        if host.stopping and (now >= host.hold_until or not model.endpoints):
+            self._give_up(hold.DRAINED, answers.draining(self._name))
+            return
+        if heartbeat is not None and now >= heartbeat.next_at:
+            self._beat(heartbeat, now)
+        if model.open_room().is_first(self):
+            host.release(model)  # an ejection may have ended: that is no event
 
     # Choose and connect: an endpoint, and a connection to it.
 
     def _dispatch(self, model: Model) -> None:
         host = self._host
         if not model.endpoints:
-            self._answer(answers.model_not_ready(self._name, host.settings.retry_after_s))
+            self._hold(model)
             return
         self._touched = now = host.now()
         if model.plain:
@@ -206,7 +226,7 @@ class Exchange(Framed):
                 free, (), now, host.random()
             )
         if endpoint is None:
-            self._answer(answers.unreachable(self._name, host.settings.retry_after_s))
+            self._answer_unreachable()
             return
         self._endpoint = endpoint
         endpoint.outstanding += 1
@@ -233,11 +253,7 @@ class Exchange(Framed):
     def timeout_connect_s(self) -> float:
         """How long connecting may take."""
         model = self._model
-        return (
-            self._host.settings.timeout_connect_s
-            if model is None
-            else model.limits.timeout_connect_s
-        )
+        return (self._host.settings if model is None else model.limits).timeout_connect_s
 
     def wants(self, endpoint: Endpoint) -> bool:
         """Return whether this request still waits for a connection to `endpoint`."""
@@ -266,8 +282,10 @@ class Exchange(Framed):
             self._host.meters.retries += 1
             self._dispatch(model)
         else:
-            retry_after_s = self._host.settings.retry_after_s
-            self._answer(answers.unreachable(self._name, retry_after_s))
+            self._answer_unreachable()
+
+    def _answer_unreachable(self) -> None:
+        self._answer(answers.unreachable(self._name, self._host.settings.retry_after_s))
 
     # Send.
 
@@ -279,7 +297,7 @@ class Exchange(Framed):
         passed = head.authorization if self._host.settings.pass_authorization else None
         self._body = b""
         upstream.send(
-            self,
+            self if self._heartbeat is None else self._heartbeat,
             build_request(head, operation.path, endpoint.authority, len(body), passed),
             body,
         )
@@ -298,13 +316,18 @@ class Exchange(Framed):
         self._body_counted = 0
         self._judge(failed=is_failure(head.status))
         self._event_stream = head.event_stream
+        if self._heartbeat is not None and self._heartbeat.is_open:
+            self._event_stream = True
+            self.on_body(pieces, b"", done=done)
+            if self._downstream.paused:
+                self.pause()
+            return
         if head.event_stream and pieces:
             self.watch(pieces, self._host.now, stream=True)
         elif pieces:
             self.tail = pieces[-1]
         framing = self._plan_framing(head, done=done)
-        request_id = self._head.request_id
-        parts = [build_response(head, request_id, framing)]
+        parts = [build_response(head, self._head.request_id, framing)]
         size = self._frame(pieces, parts)
         if done:
             self._upstream = None
@@ -356,12 +379,17 @@ class Exchange(Framed):
         if upstream is not None:
             upstream.abort()
         self._finish()
-        if not self._event_stream:
+        if self._event_stream:
+            self._write_last(frame)
+        else:
             self._downstream.abort()
-            return
-        parts: list[bytes] = []
-        self._downstream.write(parts, self._frame([frame], parts))
-        self._downstream.cut()
+
+    def fail_stream(self, answer: Answer, *, done: bool) -> None:
+        """End a stream that a heartbeat began: the model server answered with an error."""
+        self._judge(failed=is_failure(answer.status))
+        if done:
+            self._upstream = None  # its connection waits for the next request already
+        self._answer(answer)
 
     def cancel(self) -> None:
         """The client is gone: so is the request, wherever it is."""
@@ -393,7 +421,7 @@ class Exchange(Framed):
         model = self._model
         if model is None:
             return
-        limits, retry_after_s = model.limits, self._host.settings.retry_after_s
+        limits = model.limits
         total_s = limits.timeout_total_s
         if self._head.timeout_s:
             total_s = min(total_s, self._head.timeout_s)
@@ -409,13 +437,9 @@ class Exchange(Framed):
                 self._judge(failed=not late)
                 self._answer(answers.GATEWAY_TIMEOUT)
         elif self._state == _CONNECTING and late:
-            self._answer(answers.unreachable(self._name, retry_after_s))
+            self._answer_unreachable()
         elif self._state == _HELD:
-            room = model.open_room()
-            if late or now - self._touched > limits.queue_wait_s:
-                self._answer(answers.queue_timeout(self._name, retry_after_s))
-            elif room.is_first(self):
-                room.release()  # an ejection may have ended: that is no event
+            self._check_held(model, now, late=late)
 
     # Account: every way out leads through here, once.
 
@@ -424,16 +448,19 @@ class Exchange(Framed):
         if upstream is not None:
             upstream.abort()
         self.status = answer.status
-        self.bytes_out = len(answer.body)
+        self.bytes_out += len(answer.body)
         self._finish()
-        self._downstream.answer(answer, self._head.request_id)
+        if self._heartbeat is not None and self._heartbeat.is_open:
+            self._write_last(answers.build_event(answer.body))
+        else:
+            self._downstream.answer(answer, self._head.request_id)
 
     def _finish(self) -> None:
         if self._state == _DONE:
             return
         host, model = self._host, self._model
         if self._state == _HELD and model is not None:
-            self._leave_room(model)
+            self._leave_room(model, hold.LEFT)
         self._state = _DONE
         host.exchanges.discard(self)
         host.bodies_bytes -= self._body_counted
@@ -445,7 +472,7 @@ class Exchange(Framed):
             if not model.dirty:
                 host.changed(model)
             if model.room:
-                model.room.release()
+                host.release(model)
         label = self._operation.label if self._operation is not None else ""
         host.meters.account(self, model, label, self._head, host.now())
 

@@ -11,6 +11,7 @@ from nimway.proxy.metrics import (
     DELAY_BUCKETS_S,
     DURATION_BUCKETS_S,
     FIRST_TOKEN_BUCKETS_S,
+    HOLD_BUCKETS_S,
     OUTPUT_TOKEN_BUCKETS_S,
     TOKEN_BUCKETS,
 )
@@ -95,6 +96,28 @@ METRICS = (
         ("model",),
     ),
     Metric("nimway_proxy_requests_queued", "gauge", "Requests now waiting.", "queued", ("model",)),
+    Metric(
+        "nimway_proxy_requests_held",
+        "gauge",
+        "Those of them that wait for a model without a ready pod.",
+        "held",
+        ("model",),
+    ),
+    Metric(
+        "nimway_proxy_hold_duration_seconds",
+        "histogram",
+        "How long requests waited, by what for: not_ready (no pod), busy (no place).",
+        "hold_durations",
+        ("model", "cause"),
+        HOLD_BUCKETS_S,
+    ),
+    Metric(
+        "nimway_proxy_holds_total",
+        "counter",
+        "Waits that ended, by cause and outcome; refused: the queue was full, or waiting is off.",
+        "holds",
+        ("model", "cause", "outcome"),
+    ),
     Metric(
         "nimway_proxy_demand_total",
         "counter",

@@ -5,8 +5,9 @@ is `exchange.py`'s business, which builds on this.
 """
 
 from nimway.proxy.downstream import Downstream
+from nimway.proxy.heartbeat import COMMENT, Heartbeat, build_stream_head
 from nimway.proxy.metrics import Answered
-from nimway.proxy.wire import RequestHead, ResponseHead
+from nimway.proxy.wire import RequestHead, ResponseHead, build_response
 
 
 class Framed(Answered):
@@ -46,3 +47,23 @@ class Framed(Answered):
             parts += pieces
         self.bytes_out += size
         return size
+
+    def _beat(self, heartbeat: Heartbeat, now: float) -> None:
+        """Show a streaming client that its request is held; the first time with a head."""
+        parts: list[bytes] = []
+        if not heartbeat.is_open:
+            heartbeat.is_open = True
+            head = build_stream_head()
+            framing = self._plan_framing(head, done=False)
+            parts.append(build_response(head, self._head.request_id, framing))
+        heartbeat.plan_next(now)
+        if not self._downstream.paused:
+            size = self._frame([COMMENT], parts)
+            self._downstream.write(parts, size)
+
+    def _write_last(self, frame: bytes) -> None:
+        """Write an error event, and end the connection without ending the stream."""
+        parts: list[bytes] = []
+        size = self._frame([frame], parts)
+        self._downstream.write(parts, size)
+        self._downstream.cut()

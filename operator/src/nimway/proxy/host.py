@@ -19,6 +19,8 @@ class Host(Protocol):
     meters: Meters
     budget: RetryBudget
     ready: bool
+    stopping: bool
+    hold_until: float
     bodies_bytes: int
     exchanges: "set[Exchange]"
 
@@ -33,3 +35,9 @@ class Host(Protocol):
 
     def changed(self, model: Model) -> None:
         """Report the model's load soon."""
+
+    def urge(self) -> None:
+        """Report at once what changed: a model without endpoints is asked for."""
+
+    def release(self, model: Model) -> None:
+        """Let requests go that wait for the model, as far as there are places."""

@@ -26,6 +26,7 @@ class RouteEntry(msgspec.Struct, array_like=True, frozen=True, gc=False):
     created_s: int
     adapters: tuple[str, ...] = ()
     policy: Policy | None = None
+    cold_start_s: int = 0
 
 
 class Table(msgspec.Struct, tag=True, array_like=True, frozen=True):
@@ -77,7 +78,11 @@ class Scrape(msgspec.Struct, tag=True, array_like=True, frozen=True):
     number: int
 
 
-ToWorker = Table | Endpoints | Sharing | Ready | Drain | Scrape
+class Ping(msgspec.Struct, tag=True, array_like=True, frozen=True):
+    """Is the loop turning? The worker sends it back."""
+
+
+ToWorker = Table | Endpoints | Sharing | Ready | Drain | Scrape | Ping
 
 
 class Serving(msgspec.Struct, tag=True, array_like=True, frozen=True):
@@ -87,9 +92,13 @@ class Serving(msgspec.Struct, tag=True, array_like=True, frozen=True):
 
 
 class Load(msgspec.Struct, tag=True, array_like=True, frozen=True):
-    """Load of the models that changed: key to (in flight, queued, demand in total)."""
+    """Load of the models that changed: key to (in flight, queued, demand in total).
+
+    `urgent`: a model without endpoints is asked for, report it without delay.
+    """
 
     models: dict[str, tuple[int, int, int]]
+    urgent: bool = False
 
 
 class Counters(msgspec.Struct, tag=True, array_like=True, frozen=True):
@@ -106,7 +115,7 @@ class Drained(msgspec.Struct, tag=True, array_like=True, frozen=True):
     """No connection is left."""
 
 
-ToParent = Serving | Load | Counters | Drained
+ToParent = Serving | Load | Counters | Drained | Ping
 
 
 class Framer:

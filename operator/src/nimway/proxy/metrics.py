@@ -29,6 +29,10 @@ OUTPUT_TOKEN_BUCKETS_S = (
     *(0.3, 0.4, 0.5, 0.75, 1.0, 2.5),
 )
 TOKEN_BUCKETS = tuple(4**power for power in range(14))
+HOLD_BUCKETS_S = (
+    *(0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
+    *(10.0, 20.0, 30.0, 45.0, 60.0, 120.0, 300.0, 600.0),
+)
 DELAY_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
 
 _OK = 200
@@ -149,6 +153,7 @@ class Meters:
         self._lines_max = max(1, settings.access_log_buffer_bytes // _LINE_BYTES)
         self._rows: dict[tuple[str, str, int], _Row] = {}
         self._histograms: dict[str, dict[Labels, Histogram]] = {}
+        self._holds: dict[Labels, int] = {}
         self._ticked_at = 0.0
         self.delays = Histogram(DELAY_BUCKETS_S)
         self.lines: list[bytes] = []
@@ -201,6 +206,13 @@ class Meters:
         if len(lines) >= self._lines_max:
             self.on_full()
 
+    def count_hold(self, name: str, cause: str, outcome: str, seconds: float) -> None:
+        """Count a wait for a model that ended with `outcome`, or that was refused."""
+        key = (name, cause, outcome)
+        self._holds[key] = self._holds.get(key, 0) + 1
+        if seconds:
+            self._find("hold_durations", HOLD_BUCKETS_S, name, cause).observe(seconds)
+
     def tick(self, now: float, period_s: float) -> None:
         """Take note of how late the loop is with a timer of `period_s`."""
         if self._ticked_at:
@@ -237,6 +249,7 @@ class Meters:
                 del series[labels]
         for key in [key for key in self._rows if key[0] and key[0] not in names]:
             del self._rows[key]
+        self._holds = {key: count for key, count in self._holds.items() if key[0] in names}
 
     def read(self) -> Iterable[tuple[str, list[tuple[Labels, list[float]]]]]:
         """Return what was counted: series, and for each its label values and numbers."""
@@ -250,6 +263,7 @@ class Meters:
                 series,
                 [(labels, list(item.counts)) for labels, item in found.items() if any(item.counts)],
             )
+        yield "holds", [(labels, [count]) for labels, count in self._holds.items()]
         yield "delays", [((), list(self.delays.counts))]
         for name in ("retries", "ejections", "cancels", "broken", "lines_dropped"):
             yield name, [((), [getattr(self, name)])]
@@ -316,6 +330,7 @@ def collect(measured: Measured, number: int) -> Counters:
         **dict(meters.read()),
         "in_flight": [((model.name,), [model.in_flight]) for model in models],
         "queued": [((model.name,), [model.queued]) for model in models],
+        "held": [((m.name,), [0 if m.endpoints else m.queued]) for m in models],
         "demand": [((model.name,), [model.demand_total]) for model in models],
         "endpoints": [((model.name,), [len(model.endpoints)]) for model in models],
     }

@@ -48,6 +48,7 @@ class Parent:
         )
         self._admin = AdminServer(config.settings, self)
         self._supervisor.on_change = self._changed
+        self._supervisor.on_urgent = self._admin.report
         self._complete = False
         self._draining = False
         self._table_at = 0.0
@@ -178,6 +179,7 @@ def build_message(table: routes.RoutingTable) -> Table:
                 created_s=route.created_s,
                 adapters=route.adapters,
                 policy=None if route.policy == routes.DEFAULT_POLICY else route.policy,
+                cold_start_s=route.cold_start_s,
             )
             for route in table.routes
         ],

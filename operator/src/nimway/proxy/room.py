@@ -1,17 +1,19 @@
-"""Where requests of one model wait for a place: first come, first served, in bounds.
+"""Where requests of one model wait for a place: first come, first served.
 
-Owns the order and the bounds of waiting. It has no timer and looks at no clock: an event (a place
-became free, an endpoint came) calls `release`, the sweep expires who has waited too long. Whoever
-waits knows best whether there is a place for it; holding requests of a model that sleeps needs
-nothing else than another answer to that question.
+Owns the order of waiting, and counts; the bounds are `hold.py`'s. It has no timer and looks at no
+clock: an event (a place became free, an endpoint came) calls `release`, the sweep expires who has
+waited too long. Whoever waits knows whether there is a place for it: none while the model sleeps.
 """
 
 from collections import OrderedDict
+from itertools import takewhile
 from typing import Protocol
 
 
 class Waiter(Protocol):
-    """A request that waits."""
+    """A request that waits; `started` is when it began, by the loop's clock."""
+
+    started: float
 
     def try_go(self) -> bool:
         """Leave the room and go on, or end; False: there is no place yet."""
@@ -21,31 +23,37 @@ class Waiter(Protocol):
 
 
 class Room:
-    """The requests of one model that wait in this worker, and the bytes of their bodies."""
+    """The requests of one model that wait in this worker, and the bytes of their bodies.
 
-    __slots__ = ("_releasing", "_waiting", "bytes")
+    `pacing` is its owner's mark: more may go, a little later.
+    """
+
+    __slots__ = ("_releasing", "_waiting", "bytes", "pacing")
 
     def __init__(self) -> None:
         self._waiting: OrderedDict[Waiter, int] = OrderedDict()
         self._releasing = False
+        self.pacing = False
         self.bytes = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def join(self, waiter: Waiter, size: int, *, requests_max: int, bytes_max: int) -> bool:
-        """Wait at the end with a body of `size` bytes; False: the room is full."""
-        if len(self._waiting) >= requests_max or self.bytes + size > bytes_max:
-            return False
+    def join(self, waiter: Waiter, size: int) -> None:
+        """Wait at the end, with a body of `size` bytes."""
         self._waiting[waiter] = size
         self.bytes += size
-        return True
 
     def rejoin(self, waiter: Waiter, size: int) -> None:
-        """Wait at the front: its endpoint failed it, and its place in the order was taken once."""
+        """Wait at the front: its endpoint failed it, and its place in the order was taken once.
+
+        Others whom the same endpoint failed, and who began earlier, stay before it.
+        """
+        earlier = list(takewhile(lambda other: other.started < waiter.started, self._waiting))
         self._waiting[waiter] = size
-        self._waiting.move_to_end(waiter, last=False)
         self.bytes += size
+        for each in (waiter, *reversed(earlier)):
+            self._waiting.move_to_end(each, last=False)
 
     def leave(self, waiter: Waiter) -> None:
         """Wait no more."""
@@ -55,20 +63,23 @@ class Room:
         """Return whether `waiter` is next."""
         return next(iter(self._waiting), None) is waiter
 
-    def release(self) -> None:
-        """Let go, in order, all for whom there is a place now.
+    def release(self, most: int) -> bool:
+        """Let go, in order, those for whom there is a place now, but not more than `most`.
 
-        Whoever goes may end at once and so release again: that call returns, this one goes on.
+        Return whether so many went and more wait. Whoever goes may end at once and so release
+        again: that call returns, this one goes on.
         """
         if self._releasing:
-            return
+            return False
         self._releasing = True
         try:
-            while self._waiting:
+            while self._waiting and most:
                 if not next(iter(self._waiting)).try_go():
-                    break
+                    return False
+                most -= 1
         finally:
             self._releasing = False
+        return bool(self._waiting)
 
     def dismiss(self) -> None:
         """End all who wait."""

@@ -18,6 +18,7 @@ from nimway.proxy.exchange import Exchange
 from nimway.proxy.messages import ServiceEndpoints, Table
 from nimway.proxy.metrics import Meters
 from nimway.proxy.retry import RetryBudget
+from nimway.proxy.room import Room
 from nimway.proxy.settings import Settings
 from nimway.proxy.upstream import Upstream
 from nimway.tasks import spawn
@@ -25,6 +26,8 @@ from nimway.tasks import spawn
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+RELEASE_MAX = 256
+LAST_WAIT_S = 1.0
 _FADE_SWEEPS = 40
 
 
@@ -45,8 +48,10 @@ class Server:
         self.begin = partial(Exchange, self)
         self.draining = False
         self.stopping = False
+        self.hold_until = 0.0
         self.dirty: list[Model] = []
         self.on_dirty: Callable[[], None] = _ignore
+        self.on_urgent: Callable[[], None] = _ignore
         self.on_lines: Callable[[bytes], None] = _ignore_lines
         self._loop = asyncio.get_running_loop()
         self.now = time.monotonic  # the loop's own clock counts milliseconds
@@ -75,14 +80,20 @@ class Server:
         self.draining = True
 
     async def drain(self, timeout_s: float) -> None:
-        """Accept no more, close idle connections, wait for the requests under way, then stop."""
+        """Accept no more, close idle connections, wait for the requests under way, then stop.
+
+        Who waits for a model without endpoints is sent elsewhere at once; who waits for a place at
+        an endpoint has until shortly before the end.
+        """
         self.draining = True
         self.stopping = True
+        self.hold_until = self.now() + timeout_s - LAST_WAIT_S
         if self._listener is not None:
             self._listener.close()
             self._listener = None
         for connection in list(self.connections):
             connection.close_idle()
+            connection.check(self.now())
         try:
             async with asyncio.timeout(timeout_s):
                 while self.connections:
@@ -128,6 +139,30 @@ class Server:
             self.dirty.append(model)
             if len(self.dirty) == 1:
                 self.on_dirty()
+
+    def urge(self) -> None:
+        """Have the load that changed reported at once."""
+        self.on_urgent()
+
+    def release(self, model: Model) -> None:
+        """Let requests of a model go for which there is a place now, in order.
+
+        Not all at once: connecting takes the loop's time, and without `maxConcurrency` the first
+        pod of several would get them all.
+        """
+        room = model.room
+        if not room or room.pacing:
+            return
+        settings, most = self.settings, RELEASE_MAX
+        if not model.limits.concurrency:
+            most = min(most, settings.release_burst * max(1, len(model.endpoints)))
+        if room.release(most):
+            room.pacing = True
+            self._loop.call_later(settings.release_step_s, self._release_next, model, room)
+
+    def _release_next(self, model: Model, room: Room) -> None:
+        room.pacing = False
+        self.release(model)
 
     def connect(self, endpoint: Endpoint, exchange: Exchange) -> None:
         """Open a connection for `exchange`; if it has gone by then, the next request takes it."""
@@ -184,7 +219,7 @@ class Server:
         """Let requests go for which there may be a place now."""
         for model in models:
             if model.room:
-                model.room.release()
+                self.release(model)
 
     def take_load(self) -> dict[str, tuple[int, int, int]]:
         """Return the load of the models that changed since the last call."""

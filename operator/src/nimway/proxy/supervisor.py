@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -22,6 +23,7 @@ from nimway.proxy.messages import (
     Drained,
     Endpoints,
     Load,
+    Ping,
     Ready,
     Scrape,
     ServiceEndpoints,
@@ -43,6 +45,9 @@ BACKOFF_MIN_S = 0.1
 BACKOFF_MAX_S = 5.0
 STEADY_S = 10.0
 SCRAPE_TIMEOUT_S = 2.0
+PING_PERIOD_S = 10.0
+PINGS_MISSED_MAX = 3
+"""A worker that answers none of so many hangs: its clients would wait for ever."""
 
 _log = logging.getLogger(__name__)
 _Load = tuple[int, int, int]
@@ -70,6 +75,7 @@ class WorkerHandle:
         self.revision: str | None = None
         self.load: dict[str, _Load] = {}
         self.counters: Counters | None = None
+        self.pings_missed = 0
 
 
 class Supervisor:
@@ -93,6 +99,7 @@ class Supervisor:
         self._scraped = asyncio.Event()
         self.restarts = 0
         self.on_change: Callable[[], None] = _ignore
+        self.on_urgent: Callable[[], None] = _ignore
 
     # What the parent asks.
 
@@ -108,15 +115,14 @@ class Supervisor:
 
     def load(self) -> dict[str, _Load]:
         """Return per model: in flight, queued, and demand since the pod started."""
-        keys = {route.key for route in self._table.routes} if self._table is not None else set()
-        total: dict[str, _Load] = {}
-        for key in keys:
-            loads = [handle.load.get(key, (0, 0, 0)) for handle in self._handles]
-            total[key] = (
-                sum(load[0] for load in loads),
-                sum(load[1] for load in loads),
-                sum(load[2] for load in loads) + self._past_demand.get(key, 0),
-            )
+        past = self._past_demand
+        routes = self._table.routes if self._table is not None else ()
+        total: dict[str, _Load] = {route.key: (0, 0, past.get(route.key, 0)) for route in routes}
+        for handle in self._handles:
+            for key, (in_flight, queued, demand) in handle.load.items():
+                if key in total:
+                    so_far = total[key]
+                    total[key] = so_far[0] + in_flight, so_far[1] + queued, so_far[2] + demand
         return total
 
     async def scrape(self) -> list[Counters]:
@@ -200,7 +206,11 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         while not self._is_draining():
             started = loop.time()
-            status = await self._run_one(number)
+            status: int | str
+            try:
+                status = await self._run_one(number)
+            except OSError as error:  # no process or descriptor is left: there may be one later
+                status = str(error)
             if self._is_draining():
                 return
             self.restarts += 1
@@ -217,7 +227,8 @@ class Supervisor:
     async def _run_one(self, number: int) -> int:
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
-        with theirs:
+        with theirs, ExitStack() as failed:
+            failed.callback(ours.close)
             ours.setblocking(False)
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -231,6 +242,7 @@ class Supervisor:
                 stdin=asyncio.subprocess.DEVNULL,
                 env=build_environment(os.environ),
             )
+            failed.pop_all()
         _log.info("started a worker", extra={"fields": {"worker": number, "pid": process.pid}})
         handle: WorkerHandle | None = None
 
@@ -244,7 +256,7 @@ class Supervisor:
             await loop.create_unix_connection(lambda: channel, sock=ours)
             self._handles.add(handle)
             self._greet(channel)
-            return await process.wait()
+            return await _wait_for_end(process, handle)
         finally:
             self._forget(handle)
             channel.close()
@@ -281,10 +293,12 @@ class Supervisor:
                 self.on_change()
         elif isinstance(message, Load):
             handle.load.update(message.models)
-            self.on_change()
+            (self.on_urgent if message.urgent else self.on_change)()
         elif isinstance(message, Counters):
             handle.counters = message
             self._scraped.set()
+        elif isinstance(message, Ping):
+            handle.pings_missed = 0
         elif isinstance(message, Drained):
             handle.revision = None
 
@@ -292,6 +306,21 @@ class Supervisor:
         frame = encode(message)
         for handle in self._handles:
             handle.channel.send_frame(frame)
+
+
+async def _wait_for_end(process: asyncio.subprocess.Process, handle: WorkerHandle) -> int:
+    """Wait until a worker ends, and return its status; end one whose loop turns no more."""
+    while True:
+        handle.channel.send(Ping())
+        try:
+            async with asyncio.timeout(PING_PERIOD_S):
+                return await process.wait()
+        except TimeoutError:
+            handle.pings_missed += 1
+        if handle.pings_missed > PINGS_MISSED_MAX:
+            _log.error("ending a worker that hangs", extra={"fields": {"pid": process.pid}})
+            process.kill()
+            return await process.wait()
 
 
 def _is_behind(handle: WorkerHandle, number: int) -> bool:

@@ -28,6 +28,7 @@ BODILESS = (204, NOT_MODIFIED)
 CHUNK_LINE_BYTES_MAX = 256
 TRAILER_BYTES_MAX = 8 * 1024
 LENGTH_DIGITS_MAX = 18
+HEARTBEAT_S_MAX = 60
 
 ABSOLUTE_FORM = re.compile(rb"(?i:https?)://([^/?]*)(.*)")
 HOST_FORM = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
@@ -86,7 +87,10 @@ class Head:
 
 
 class RequestHead(Head):
-    """The facts of one request head; `timeout_s` is 0 where the client does not lower it."""
+    """The facts of one request head.
+
+    `timeout_s` is 0 where the client does not lower it, `heartbeat_s` where it wants none.
+    """
 
     method = b""
     path = b""
@@ -96,6 +100,7 @@ class RequestHead(Head):
     authorization: bytes | None = None
     request_id = b""
     timeout_s = 0.0
+    heartbeat_s = 0.0
 
 
 class ResponseHead(Head):
@@ -292,6 +297,12 @@ def _rule_timeout(head: RequestHead, value: bytes) -> None:
     head.timeout_s = float(value)
 
 
+def _rule_heartbeat(head: RequestHead, value: bytes) -> None:
+    if not SECONDS_FORM.fullmatch(value) or not 1 <= float(value) <= HEARTBEAT_S_MAX:
+        raise WireError(400, f"x-nimway-heartbeat: expected 1 to {HEARTBEAT_S_MAX} seconds")
+    head.heartbeat_s = float(value)
+
+
 def _rule_content_type(head: ResponseHead, value: bytes) -> bool:
     if value[:17].lower() == b"text/event-stream":
         head.event_stream = True
@@ -320,6 +331,7 @@ REQUEST_RULES: dict[bytes, Rule] = {
     b"trailer": _rule_drop,
     b"x-request-id": _rule_request_id,
     b"x-nimway-timeout": _rule_timeout,
+    b"x-nimway-heartbeat": _rule_heartbeat,
 }
 
 RESPONSE_RULES: dict[bytes, Rule] = {

@@ -8,6 +8,7 @@ once it has a table, so that a restarted worker never answers 404 for a model it
 import asyncio
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
@@ -24,6 +25,7 @@ from nimway.proxy.messages import (
     Drained,
     Endpoints,
     Load,
+    Ping,
     Ready,
     Scrape,
     Serving,
@@ -40,7 +42,10 @@ from nimway.tasks import spawn
 GC_OBJECTS = 20_000
 """So many new objects are searched for cycles: requests leave none, thousands are under way."""
 
+DESCRIPTORS_MAX = 1 << 20
+"""More open files than a worker's connections on both sides can ever be."""
 
+ORPHANED_S = 1.0
 _LARGE_BYTES = 4096
 
 
@@ -54,6 +59,7 @@ class Worker:
         epoch_s = time.time_ns() / 1e9 - time.monotonic()
         self._server = Server(settings, epoch_s=epoch_s)
         self._server.on_dirty = self._plan_report
+        self._server.on_urgent = self._send_urgent
         self._server.on_lines = self._write_lines
         self._writer = LineWriter(1)
         self._listening = False
@@ -63,10 +69,10 @@ class Worker:
         self._channel = Channel(self._take, self._ended.set)
 
     async def run(self, sock: socket.socket) -> None:
-        """Serve until the parent says drain, or is gone."""
+        """Serve until the parent says drain, or is gone: then who waits is sent elsewhere."""
         await self._loop.create_unix_connection(lambda: self._channel, sock=sock)
         await self._ended.wait()
-        await self._server.stop()
+        await self._server.drain(ORPHANED_S)
 
     def _take(self, frame: bytes) -> None:
         """Handle one frame a turn of the loop: a large table comes in many, requests between."""
@@ -101,6 +107,8 @@ class Worker:
             self._server.share_among(message.workers)
         elif isinstance(message, Ready):
             self._server.ready = message.ready
+        elif isinstance(message, Ping):
+            self._channel.send(message)
         elif isinstance(message, Scrape):
             self._channel.send(collect(self._server, message.number))
         elif isinstance(message, Drain):
@@ -139,11 +147,22 @@ class Worker:
         if load:
             self._channel.send(Load(load))
 
+    def _send_urgent(self) -> None:
+        self._channel.send(Load(self._server.take_load(), urgent=True))
+
 
 async def _main(descriptor: int, host: str, port: int, settings: Settings) -> None:
     sock = socket.socket(fileno=descriptor)
     sock.setblocking(False)
     await Worker(settings, host, port).run(sock)
+
+
+def raise_descriptor_limit() -> None:
+    """Allow as many open files as this process may: many runtimes begin with 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_MAX)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def main(arguments: list[str]) -> None:
@@ -152,6 +171,7 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     descriptor, host, port, settings = arguments
     os.set_inheritable(int(descriptor), False)
+    raise_descriptor_limit()
     gc.freeze()
     gc.set_threshold(GC_OBJECTS)
     uvloop.run(
