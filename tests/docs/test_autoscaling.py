@@ -66,7 +66,7 @@ def test_autoscalers_of_others_use_metrics_that_exist_and_what_wakes_counts_refu
 
 
 def test_the_defaults_on_the_page_are_those_of_the_types() -> None:
-    fields = {field.alias: field for field in Autoscaling.model_fields.values()}
+    fields = {str(field.alias): field for field in Autoscaling.model_fields.values()}
     rows = {row[0].strip("`"): row[1] for row in table(PAGE, "The rules")}
     assert set(rows) == set(fields)
     for name, field in fields.items():
