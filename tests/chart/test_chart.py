@@ -111,6 +111,15 @@ def test_the_proxy_can_be_left_out(helm: Path) -> None:
     assert not _of(_render(helm, "--set", "proxy.create=false"), "NIMProxy")
 
 
+def test_namespaces_chosen_by_labels_are_not_listed_as_well(helm: Path) -> None:
+    (proxy,) = _of(_render(helm), "NIMProxy")
+    assert proxy["spec"]["namespaces"] == ["*"]
+    setting = "proxy.spec.namespaceSelector.matchLabels.team=a"
+    (proxy,) = _of(_render(helm, "--set", setting), "NIMProxy")
+    assert "namespaces" not in proxy["spec"]
+    assert proxy["spec"]["namespaceSelector"] == {"matchLabels": {"team": "a"}}
+
+
 def test_pull_secrets_reach_operator_and_proxy(helm: Path) -> None:
     objects = _render(helm, "--set", "imagePullSecrets[0].name=registry")
     (deployment,), (proxy,) = _of(objects, "Deployment"), _of(objects, "NIMProxy")
