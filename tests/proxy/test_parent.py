@@ -4,152 +4,27 @@ No request is sent to a model here: the endpoints are addresses of a documentati
 """
 
 import base64
-import json
 import os
-import re
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 
 from nimway import routes, state
 from tests.support.cluster import Cluster, eventually
-from tests.support.proxy import listen
+from tests.support.proxy_pod import CONFIGMAP, Start, build_table, write_slice, write_table
 
 pytestmark = pytest.mark.cluster
 
-CONFIGMAP = "nimway-test-routes"
-
-
-def free_port() -> int:
-    with listen() as sock:
-        port: int = sock.getsockname()[1]
-        return port
-
-
-@dataclass
-class Pod:
-    """A running `nimway proxy`."""
-
-    process: subprocess.Popen[bytes]
-    port: int
-    admin_port: int
-    log: Path
-
-    def get(self, path: str, *, admin: bool = True) -> httpx.Response:
-        port = self.admin_port if admin else self.port
-        return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=5)
-
-    def is_up(self) -> bool:
-        try:
-            return self.get("/health").status_code == 200
-        except httpx.TransportError:
-            assert self.process.poll() is None, self.log.read_text()
-            return False
-
-    def is_ready(self) -> bool:
-        return self.get("/v1/health/ready").status_code == 200
-
-    def names(self) -> list[str]:
-        try:
-            listing = self.get("/v1/models", admin=False).json()
-        except httpx.TransportError:
-            return []
-        return [card["id"] for card in listing["data"]]
-
-    def state(self) -> state.ProxyState:
-        with httpx.stream("GET", f"http://127.0.0.1:{self.admin_port}/state", timeout=5) as answer:
-            return state.decode(next(answer.iter_lines()).encode())
-
-    def metric(self, name: str, labels: str = "") -> float | None:
-        pattern = rf"^{name}{re.escape(labels)} (\S+)$"
-        found = re.search(pattern, self.get("/metrics").text, re.MULTILINE)
-        return float(found[1]) if found else None
-
-    def endpoints(self, model: str) -> float | None:
-        return self.metric("nimway_proxy_endpoints_ready", f'{{model="{model}"}}')
-
-
-Start = Callable[..., Pod]
-
-
-@pytest.fixture
-def start(cluster: Cluster, namespace: str, tmp_path: Path) -> Iterator[Start]:
-    pods: list[Pod] = []
-
-    def run(*, kubeconfig: Path = cluster.kubeconfig, workers: int = 1) -> Pod:
-        pod = Pod(None, free_port(), free_port(), tmp_path / f"{len(pods)}.log")  # type: ignore[arg-type] # set below
-        with pod.log.open("wb") as log:
-            pod.process = subprocess.Popen(
-                [
-                    *(str(Path(sys.executable).with_name("nimway")), "proxy"),
-                    *("--host", "127.0.0.1", "--port", str(pod.port)),
-                    *("--admin-port", str(pod.admin_port), "--kubeconfig", str(kubeconfig)),
-                ],
-                env=os.environ
-                | {
-                    "POD_NAMESPACE": namespace,
-                    "NIMWAY_ROUTES_CONFIGMAP": CONFIGMAP,
-                    "NIMWAY_WORKERS": str(workers),
-                    "NIMWAY_PROPAGATION_DELAY_S": "0.2",
-                },
-                stdout=log,
-                stderr=log,
-            )
-        pods.append(pod)
-        eventually(pod.is_up, "the proxy is up")
-        return pod
-
-    yield run
-    for pod in pods:
-        pod.process.kill()
-        pod.process.wait()
-
-
-def build_table(namespace: str, *models: str) -> routes.RoutingTable:
-    return routes.build_table(
-        [routes.Route(namespace, model, model, (model,), model, 1) for model in models]
-    )
-
-
-def write_table(cluster: Cluster, namespace: str, data: dict[str, str]) -> None:
-    metadata = {"name": CONFIGMAP}
-    manifest = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
-    cluster.apply(namespace, manifest)
-
-
-def write_slice(cluster: Cluster, namespace: str, model: str, *addresses: str) -> None:
-    labels = dict(pair.split("=") for pair in routes.MODEL_ENDPOINTS_SELECTOR.split(","))
-    cluster.apply(
-        namespace,
-        {
-            "apiVersion": "discovery.k8s.io/v1",
-            "kind": "EndpointSlice",
-            "metadata": {
-                "name": f"{model}-1",
-                "labels": labels | {routes.SERVICE_LABEL: model},
-            },
-            "addressType": "IPv4",
-            "ports": [{"name": routes.HTTP_PORT_NAME, "port": 8000}],
-            "endpoints": [
-                {"addresses": [address], "conditions": {"ready": True}} for address in addresses
-            ],
-        },
-    )
-
 
 def test_it_is_not_ready_before_its_first_table_and_follows_every_change(
-    cluster: Cluster, namespace: str, start: Start
+    cluster: Cluster, namespace: str, start_pod: Start
 ) -> None:
-    pod = start(workers=2)
+    pod = start_pod(workers=2)
     assert not pod.is_ready()
     assert pod.state() == state.ProxyState(revision="", ready=False, draining=False)
 
@@ -177,11 +52,11 @@ def test_it_is_not_ready_before_its_first_table_and_follows_every_change(
 
 
 def test_a_bad_or_missing_table_changes_nothing(
-    cluster: Cluster, namespace: str, start: Start
+    cluster: Cluster, namespace: str, start_pod: Start
 ) -> None:
     table = build_table(namespace, "a")
     write_table(cluster, namespace, routes.encode(table))
-    pod = start()
+    pod = start_pod()
     eventually(pod.is_ready, "ready")
     good = routes.encode(table)
     for number, bad in enumerate(
@@ -208,33 +83,32 @@ def test_a_bad_or_missing_table_changes_nothing(
 
 
 def test_a_worker_that_dies_is_replaced_and_serves_the_same(
-    cluster: Cluster, namespace: str, start: Start
+    cluster: Cluster, namespace: str, start_pod: Start
 ) -> None:
     write_table(cluster, namespace, routes.encode(build_table(namespace, "a")))
     write_slice(cluster, namespace, "a", "192.0.2.1")
-    pod = start()
+    pod = start_pod()
     eventually(pod.is_ready, "ready")
-    pids = [json.loads(line)["pid"] for line in _lines(pod, "started a worker")]
-    os.kill(pids[0], signal.SIGKILL)
-    eventually(lambda: len(_lines(pod, "started a worker")) == 2, "a new worker")
+    os.kill(pod.workers()[0], signal.SIGKILL)
+    eventually(lambda: len(pod.workers()) == 2, "a new worker")
     eventually(lambda: pod.names() == ["a"], "the new worker serves")
     assert pod.metric("nimway_proxy_worker_restarts_total") == 1
     assert pod.endpoints("a") == 1
 
 
 def test_sigterm_fails_readiness_then_ends_with_0(
-    cluster: Cluster, namespace: str, start: Start
+    cluster: Cluster, namespace: str, start_pod: Start
 ) -> None:
     write_table(cluster, namespace, routes.encode(build_table(namespace, "a")))
-    pod = start(workers=2)
+    pod = start_pod(workers=2)
     eventually(pod.is_ready, "ready")
     pod.process.send_signal(signal.SIGTERM)
     assert pod.process.wait(10) == 0
-    assert len(_lines(pod, "draining")) == 1
+    assert len(pod.lines("draining")) == 1
 
 
 def test_its_shipped_rights_suffice_and_a_refused_namespace_holds_up_no_other(
-    cluster: Cluster, namespace: str, start: Start, tmp_path: Path
+    cluster: Cluster, namespace: str, start_pod: Start, tmp_path: Path
 ) -> None:
     with _other_namespace(cluster, f"{namespace}-late") as late:
         kubeconfig = _restricted_kubeconfig(cluster, namespace, tmp_path)
@@ -246,7 +120,7 @@ def test_its_shipped_rights_suffice_and_a_refused_namespace_holds_up_no_other(
         write_table(cluster, namespace, routes.encode(routes.build_table(pair)))
         write_slice(cluster, namespace, "a", "192.0.2.1")
         write_slice(cluster, late, "b", "192.0.2.2")
-        pod = start(kubeconfig=kubeconfig)
+        pod = start_pod(kubeconfig=kubeconfig)
         eventually(lambda: pod.endpoints("a") == 1, "the allowed namespace")
         assert pod.endpoints("b") == 0
         assert not pod.is_ready()
@@ -256,12 +130,12 @@ def test_its_shipped_rights_suffice_and_a_refused_namespace_holds_up_no_other(
 
 
 def test_memory_at_the_start_is_within_its_bounds(
-    cluster: Cluster, namespace: str, start: Start
+    cluster: Cluster, namespace: str, start_pod: Start
 ) -> None:
     write_table(cluster, namespace, routes.encode(build_table(namespace, "a")))
-    pod = start()
+    pod = start_pod()
     eventually(pod.is_ready, "ready")
-    worker = json.loads(_lines(pod, "started a worker")[0])["pid"]
+    worker = pod.workers()[0]
     assert _rss_mib(pod.process.pid) <= 90
     assert _rss_mib(worker) <= 40
 
@@ -269,10 +143,6 @@ def test_memory_at_the_start_is_within_its_bounds(
 def _rss_mib(pid: int) -> float:
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024
-
-
-def _lines(pod: Pod, event: str) -> list[str]:
-    return [line for line in pod.log.read_text().splitlines() if f'"event": "{event}"' in line]
 
 
 @contextmanager
