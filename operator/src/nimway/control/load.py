@@ -101,6 +101,11 @@ class LoadBook:
         pod = known.pods.get(uid) if known else None
         return pod.state if pod else None
 
+    def requests(self, model: str) -> int:
+        """Return the highest sum of a model's requests since the last look."""
+        total = self._sums.get(model)
+        return total.highest if total else 0
+
     def take(self, model: str, *, known: bool) -> Load:
         """Return a model's load and begin the next count; `known` is `is_heard`'s answer."""
         total = self._sums.get(model)

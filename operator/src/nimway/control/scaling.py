@@ -41,7 +41,9 @@ SCALE: Final = "Scale"
 """Kind of the keys in the autoscaler's own lane of the work queue."""
 
 BUSY_DELAY_S = 0.1
-"""Reports about a model that has replicas wait for more of them; those of a sleeping one do not."""
+STEADY_DELAY_S = 1.0
+"""Reports of a sleeping model are looked at at once; those of others wait for more of them, the
+longer if they ask for no further replica."""
 
 CONFLICT_RETRIES = 4
 _MERGE_PATCH = "application/merge-patch+json"
@@ -57,11 +59,12 @@ class _Model:
     not succeeded; `fell` tells that the load was higher before the last look than at it.
     `scaled_at` and `scaled_why` are of the last change, "" for what the status says. `woken_s` is
     when it was woken (`woken_at` for people), None if it is not waking. `usual_s` is its usual
-    cold start, 0 for what the status says.
+    cold start, 0 for what the status says; `target` the declared requests per replica.
     """
 
     uid: str
     memory: Memory
+    target: int
     version: int = 0
     owed: bool = False
     fell: bool = False
@@ -85,8 +88,14 @@ class Autoscaler:
         for key in self._context.loads.report(proxy, uid, state):
             known = self._models.get(key)
             if known is not None:
-                delay_s = BUSY_DELAY_S if known.memory.replicas else 0.0
-                self._context.workers.mark(_ref(key), delay_s=delay_s)
+                self._context.workers.mark(_ref(key), delay_s=self._patience_s(key, known))
+
+    def _patience_s(self, key: str, model: _Model) -> float:
+        replicas = model.memory.replicas
+        if replicas == 0:
+            return 0.0
+        more = self._context.loads.requests(key) > replicas * model.target
+        return BUSY_DELAY_S if more else STEADY_DELAY_S
 
     def changed(self, live: Manifest) -> None:
         """Look at a model that was reconciled."""
@@ -117,6 +126,7 @@ class Autoscaler:
             self.forget(key)
             return
         model = self._known(live, rules)
+        model.target = rules.target
         if int(live["metadata"]["resourceVersion"]) < model.version:
             return  # from before our own write, whose news is on its way
         pods = [pod_facts(pod) for _, pod in context.store.children(model.uid, POD)]
@@ -181,7 +191,7 @@ class Autoscaler:
         stored_s = sleep.stored_idle_s(live)
         used_s = sleep.assumed_used_s(stored_s, unix_now_s, idle_s=rules.idle_s)
         memory = first_memory(_declared(live), now_s - (unix_now_s - used_s))
-        made = self._models[key] = _Model(uid, memory)
+        made = self._models[key] = _Model(uid, memory, rules.target)
         self._context.metrics.wakes.labels(*key.split("/"))
         ready = verdict_of(live.get("status", {}).get("conditions", ()), ConditionType.READY)
         since = sleep.autoscaling_status(live).get("lastScaleTime", "")
@@ -306,7 +316,7 @@ class Autoscaler:
             context.workers.mark(owner, delay_s=STATUS_DELAY_S)
         times = [] if decision.recheck_s is None else [decision.recheck_s]
         if model.fell:
-            times.append(BUSY_DELAY_S)
+            times.append(STEADY_DELAY_S)
         noted_s = model.memory.active_s + sleep.noted_after_s(rules.idle_s) - context.clock()
         if rules.min_replicas == 0 and decision.replicas and noted_s > 0:
             times.append(noted_s)
