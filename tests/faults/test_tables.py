@@ -19,7 +19,7 @@ from nimway.proxy.messages import ServiceEndpoints
 from nimway.routes import KEY_PACKED, TABLE_LABEL, RoutingTable
 from nimway.tasks import spawn
 from tests.control.process import condition, create, patch
-from tests.faults.world import REPAIR_S, World, model, proxy, until
+from tests.faults.world import REPAIR_S, World, full_only, model, proxy, until
 from tests.support.api_faults import Call, afterwards, instead
 from tests.support.cluster import Cluster, eventually
 from tests.support.proxy_pod import CONFIGMAP, proxy_pods
@@ -94,15 +94,6 @@ async def steady(world: World, **environment: str) -> list[str]:
     await world.settled(timeout_s=40)
     assert len(await shards_of(world)) > 2
     return names
-
-
-def is_table_write(call: Call, *, head: bool) -> bool:
-    return (
-        call.is_write
-        and call.plural == "configmaps"
-        and call.method == "PATCH"
-        and (call.name == HEAD) is head
-    )
 
 
 async def test_a_proxy_that_follows_a_large_table_sees_whole_tables_only(
@@ -183,18 +174,28 @@ async def test_a_shard_that_is_damaged_is_restored_and_the_table_stays(
         assert len(told.tables) == 1
 
 
-@pytest.mark.parametrize("point", ["before", "after"])
-async def test_an_operator_that_dies_between_a_shard_and_its_head_leaves_a_whole_table(
-    world: World, crds: Cluster, point: str
+@pytest.mark.parametrize(
+    ("write", "point"),
+    [
+        ("shard", "after"),
+        pytest.param("shard", "before", marks=full_only),
+        ("head", "before"),
+        ("head", "after"),
+        pytest.param("prune", "before", marks=full_only),
+        ("prune", "after"),
+    ],
+)
+async def test_an_operator_that_dies_at_a_write_leaves_a_whole_table(
+    world: World, crds: Cluster, write: str, point: str
 ) -> None:
     names = await steady(world)
     operator = world.operators[-1]
-    strike = instead if point == "before" else afterwards
-    world.faults.on(
-        partial(is_table_write, head=True),
-        strike(lambda: operator.process.send_signal(signal.SIGKILL)),
-        times=1,
-    )
+
+    def die() -> None:
+        operator.process.send_signal(signal.SIGKILL)
+
+    act = instead(die) if point == "before" else afterwards(die)
+    world.faults.on(partial(_is, write), act, times=1)
     async with following(crds.kubeconfig, world.namespace) as told:
         await until(_served(told, names), "the first table")
         await world.apply(model(world.namespace, "model-0005"))
@@ -204,7 +205,8 @@ async def test_an_operator_that_dies_between_a_shard_and_its_head_leaves_a_whole
 
         await until(died, "the operator was killed")
         async with following(crds.kubeconfig, world.namespace) as late:
-            wanted = names if point == "before" else [*names, "model-0005"]
+            named = write == "prune" or (write == "head" and point != "before")
+            wanted = [*names, "model-0005"] if named else names
             await until(_served(late, wanted), "a proxy that starts meanwhile")
         world.start(**SHARD_BYTES)
         await until(_served(told, [*names, "model-0005"]), "the new table", timeout_s=40)
@@ -215,6 +217,38 @@ async def test_an_operator_that_dies_between_a_shard_and_its_head_leaves_a_whole
         return table is not None and len(await shards_of(world)) == len(table.shards)
 
     await until(pruned, "no shard that nobody names", timeout_s=40)
+
+
+def _is(write: str, call: Call) -> bool:
+    if call.plural != "configmaps" or not call.is_write:
+        return False
+    if call.method == "DELETE":
+        return write == "prune"
+    return (write == "head") is (call.name == HEAD) and write != "prune"
+
+
+async def test_a_first_table_that_does_not_fit_is_told_and_disturbs_no_other_proxy(
+    world: World,
+) -> None:
+    selector = {"matchLabels": {"small": "yes"}}
+    small = model(world.namespace, "small")
+    small["metadata"]["labels"] = {"small": "yes"}
+    names = [f"model-{number:03}" for number in range(10)]
+    await world.apply(
+        proxy(world.namespace, "edge"),
+        proxy(world.namespace, "other", modelSelector=selector),
+        small,
+        *(model(world.namespace, name) for name in names),
+    )
+    world.start(NIMWAY_TEST_TABLE_BYTES="1000")
+    await world.reported(PROXY, "edge", "Stalled/TableTooLarge")
+    await world.routed("small", name="other")
+    await world.reported(PROXY, "other", "Ready/SwitchedOff")
+    assert await world.table() is None
+    for name in names:
+        await world.delete(MODEL, name)
+    await world.routed("small")
+    await world.reported(PROXY, "edge", "Ready/SwitchedOff")
 
 
 async def test_a_table_that_does_not_fit_is_told_and_the_last_one_stays(
