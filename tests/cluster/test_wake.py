@@ -45,7 +45,13 @@ def _restart(installed: Installed, deployment: str) -> None:
 
 
 def _stream(installed: Installed, model: str, tokens: int) -> str:
-    body = {"model": model, "prompt": "x", "max_tokens": tokens, "stream": True}
+    body = {
+        "model": model,
+        "prompt": "x",
+        "max_tokens": tokens,
+        "ignore_eos": True,
+        "stream": True,
+    }
     with httpx.Client(trust_env=False, timeout=60) as client:
         answer = client.post(f"{installed.base_url}/v1/completions", json=body)
     assert answer.status_code == 200, answer.text
@@ -132,6 +138,7 @@ def test_fewer_replicas_cut_no_stream_and_the_idle_pod_goes(
         cost = installed.get(models, "pod", left)["metadata"]["annotations"][COST]
         assert cost == "1", "the pods were ranked by their requests"
         # Now the one that is left has to go as well, with its stream.
+        assert not stream.done()
         installed.kubectl("delete", "-n", models, f"nimmodel/{name}", "--wait=false")
         text = stream.result()
     assert text.rstrip().endswith("data: [DONE]")
