@@ -108,7 +108,7 @@ async def test_every_field_can_be_changed_and_reverted(
 
 
 UNSEEN = {
-    "NIMModel": {"aliases", "adapters", "routing", "annotations"},
+    "NIMModel": {"aliases", "adapters", "routing", "annotations", "autoscaling"},
     "NIMProxy": {"namespaces", "modelSelector", "workers"},
 }
 
