@@ -26,25 +26,26 @@ class Restarted:
     A proxy goes only while another one is ready, as its PodDisruptionBudget wants it.
     """
 
-    kinds: ClassVar[tuple[str, ...]] = (OPERATOR, PROXY)
-
-    def __init__(self, stage: Stage, model: str) -> None:
+    def __init__(
+        self, stage: Stage, model: str, kinds: tuple[str, ...] = (OPERATOR, PROXY)
+    ) -> None:
+        self.stage = stage
         self.model = model
+        self.kinds = kinds
         self.counts: Counter[str] = Counter()
-        self._stage = stage
         self._chance = random.Random(model)
 
     def choose(self) -> Address | None:
-        return self._stage.choose()
+        return self.stage.choose()
 
     async def asleep(self, *, gone: bool) -> None:
-        await self._stage.asleep(self.model, gone=gone)
+        await self.stage.asleep(self.model, gone=gone)
 
     async def restart(self, kind: str) -> None:
         wanted = 2 if kind == PROXY else 1
         pods = await self._until_ready(kind, wanted)
         name = self._chance.choice(pods)["metadata"]["name"]
-        await self._stage.bench.client.delete(f"/api/v1/namespaces/{NAMESPACE}/pods/{name}")
+        await self.stage.bench.client.delete(f"/api/v1/namespaces/{NAMESPACE}/pods/{name}")
         self.counts[kind] += 1
         await self._until_ready(kind, wanted, without=name)
 
@@ -54,7 +55,7 @@ class Restarted:
             while True:
                 found = [
                     pod
-                    for pod in await self._stage.bench.pods(_SELECTORS[kind])
+                    for pod in await self.stage.bench.pods(_SELECTORS[kind])
                     if _stays(pod) and pod["metadata"]["name"] != without
                 ]
                 if len(found) >= count:
@@ -74,19 +75,19 @@ class Killed:
     kinds: ClassVar[tuple[str, ...]] = tuple(_CHOICES)
 
     def __init__(self, stage: Stage, model: str) -> None:
+        self.stage = stage
         self.model = model
         self.counts: Counter[str] = Counter()
-        self._stage = stage
         self._chance = random.Random(model)
 
     def choose(self) -> Address | None:
-        return self._stage.choose()
+        return self.stage.choose()
 
     async def asleep(self, *, gone: bool) -> None:
-        await self._stage.asleep(self.model, gone=gone)
+        await self.stage.asleep(self.model, gone=gone)
 
     async def restart(self, kind: str) -> None:
-        bench = self._stage.bench
+        bench = self.stage.bench
         if pids := self._CHOICES[kind](bench.processes()):
             os.kill(self._chance.choice(pids), signal.SIGKILL)
             self.counts[kind] += 1

@@ -33,7 +33,7 @@ _READY_S = 30.0
 
 async def measure(bench: Bench) -> None:
     """Wake models one after the other, each with one request."""
-    count, names = (10, ["a", "b"]) if bench.quick else (60, ["a", "b", "c"])
+    count, names = (10, ["a", "b"]) if bench.quick else (100, ["a", "b", "c"])
     async with Stage.of(bench, "held") as stage:
         rules = {"idleSeconds": 1}
         await stage.create(
