@@ -1,6 +1,7 @@
 """Real worker processes under their supervisor: killed, stopped, hanging, impossible to start."""
 
 import asyncio
+import itertools
 import os
 import resource
 import signal
@@ -9,17 +10,18 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nimway.proxy import supervisor as supervisors
 from nimway.proxy.exposition import METRICS, add_up
-from nimway.proxy.messages import Table
+from nimway.proxy.messages import ServiceEndpoints, Table
 from nimway.proxy.supervisor import Supervisor
 from nimway.routes import Policy
-from tests.support.proxy import TEST_SETTINGS, Served, listen
-from tests.support.proxy_wire import connect, post, until
+from tests.support.proxy import NAMESPACE, TEST_SETTINGS, Served, listen
+from tests.support.proxy_wire import connect, post, run_model_server, until
 
 MODEL = Served("org/known", policy=Policy(queue_wait_max_s=0))  # without pods: 503 at once
 UNKNOWN = post(b'{"model":"org/unknown"}')
@@ -238,3 +240,31 @@ def test_a_worker_may_open_as_many_files_as_its_pod() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["4096", "4096"]
+
+
+async def test_a_worker_without_descriptors_refuses_and_ejects_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is at its limit, the model servers are well."""
+    async with workers(1, caplog) as running, run_model_server() as model:
+        service = ServiceEndpoints(NAMESPACE, MODEL.name, [model.address])
+        running.supervisor.replace_endpoints([service])
+        (pid,) = running.pids
+        async with connect(running.port) as client:
+            await until(lambda: running.supervisor.serving == 1)
+            assert (await client.ask(UNKNOWN)).status == 404
+            _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (_free_descriptor(pid), hard))
+            for _ in range(5):
+                answer = await client.ask(KNOWN)
+                assert (answer.status, b"overloaded" in answer.body) == (503, True)
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (hard, hard))
+            assert (await client.ask(KNOWN)).status == 200
+        totals = await running.totals()
+        assert (totals["ejections", ()], totals["retries", ()]) == ([0], [0])
+
+
+def _free_descriptor(pid: int) -> int:
+    """Return the number that the process's next descriptor would have."""
+    used = {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+    return next(number for number in itertools.count() if number not in used)

@@ -264,10 +264,13 @@ class Exchange(Framed):
         self._touched = self._host.now()
         self._send(upstream, upstream.endpoint)
 
-    def on_connect_failed(self) -> None:
-        """Retry: nothing was sent, so another endpoint may have the request."""
+    def on_connect_failed(self, *, ours: bool = False) -> None:
+        """Retry: nothing was sent, another endpoint may have the request; `ours`: none can."""
         endpoint, model = self._endpoint, self._model
         if endpoint is None or model is None:
+            return
+        if ours:
+            self._answer(answers.overloaded(1))
             return
         self._judge(failed=True)
         self._release_endpoint()

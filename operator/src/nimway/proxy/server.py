@@ -5,6 +5,7 @@ looked at by `sweep`. What a request means is `exchange.py`'s business.
 """
 
 import asyncio
+import errno
 import os
 import random
 import socket
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 RELEASE_MAX = 256
 LAST_WAIT_S = 1.0
 _FADE_SWEEPS = 40
+OUR_ERRORS = frozenset(
+    (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
+)
+"""Why no connection can be made that speaks against no endpoint: this machine has none left."""
 
 
 class Server:
@@ -176,9 +181,9 @@ class Server:
                 await self._loop.create_connection(
                     lambda: upstream, endpoint.address, endpoint.port
                 )
-        except (OSError, TimeoutError):
+        except (OSError, TimeoutError) as error:
             if exchange.wants(endpoint):
-                exchange.on_connect_failed()
+                exchange.on_connect_failed(ours=error.errno in OUR_ERRORS)
             return
         if exchange.wants(endpoint) and not upstream.closed:
             exchange.on_connected(upstream)
