@@ -126,7 +126,7 @@ bench-wake: setup ## Measure sleep and wake: held requests, cycles, a day (15 mi
 .PHONY: faults
 faults: setup ## Run every fault in its full length against a real control plane (30 min)
 	@$(BIN)/nimway sandbox binaries
-	@NIMWAY_FAULTS=full $(PYTEST) tests/faults tests/proxy $(ARGS)
+	@NIMWAY_FAULTS=full $(PYTEST) tests/faults tests/proxy tests/cluster/test_proxies.py $(ARGS)
 
 .PHONY: fuzz
 fuzz: MINUTES ?= 5
@@ -135,5 +135,6 @@ fuzz: setup ## Fuzz what reads HTTP (MINUTES=5)
 
 .PHONY: soak
 soak: MINUTES ?= 20
-soak: setup ## Load one worker with 5 % aborts; memory, descriptors and tasks stay flat (MINUTES=20)
+soak: setup ## Load a proxy pod with 5 % aborts; memory and descriptors stay flat (MINUTES=20)
+	@$(BIN)/nimway sandbox binaries
 	@$(BIN)/python -m tests.fuzz.soak $(MINUTES)
