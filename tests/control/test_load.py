@@ -1,9 +1,18 @@
 """The load of a model over all pods of all proxies: counted, and unknown where one is not heard."""
 
+from dataclasses import replace
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nimway.control.facts import PodFacts, pod_facts
+from nimway.control.facts import (
+    NO_DEPLOYMENT,
+    DeploymentFacts,
+    PodFacts,
+    is_starting,
+    pod_facts,
+)
 from nimway.control.load import Load, LoadBook
 from nimway.state import ModelLoad, ProxyState
 
@@ -204,3 +213,39 @@ def test_the_sum_is_that_of_the_last_reports(
         assert taken.current == sum(each.in_flight + each.queued for each in loads)
         assert taken.requests >= taken.current
         assert book.take(model, known=True).requests == taken.current
+
+
+SETTLED = replace(NO_DEPLOYMENT, observed=True, wanted=2, replicas=2, updated=2, ready=2)
+
+
+@pytest.mark.parametrize(
+    ("deployment", "pods", "expected"),
+    [
+        (SETTLED, [_pod("a"), _pod("b")], False),
+        (SETTLED, [_pod("a"), _pod("b", ready=False)], True),
+        (SETTLED, [_pod("a"), replace(_pod("b", ready=False), reason="CrashLoopBackOff")], False),
+        (SETTLED, [_pod("a"), replace(_pod("b", ready=False), reason="Unschedulable")], False),
+        (SETTLED, [_pod("a"), _pod("b"), _pod("c", ready=False, gone_by_s=1)], False),
+        (replace(SETTLED, observed=False), [_pod("a"), _pod("b")], True),
+        (replace(SETTLED, wanted=1), [_pod("a"), _pod("b")], True),
+        (replace(SETTLED, replicas=1), [_pod("a")], True),
+        (replace(SETTLED, replicas=1, failure="exceeded quota"), [_pod("a")], False),
+        (replace(SETTLED, deadline_exceeded=True), [_pod("a"), _pod("b", ready=False)], False),
+    ],
+    ids=[
+        "all are ready",
+        "one loads",
+        "one crashes",
+        "one finds no node",
+        "one goes",
+        "the controller has not seen it",
+        "the Deployment is behind",
+        "one is not there yet",
+        "one may not be created",
+        "one had its time",
+    ],
+)
+def test_a_replica_starts_until_it_is_ready_or_fails(
+    deployment: DeploymentFacts, pods: list[PodFacts], *, expected: bool
+) -> None:
+    assert is_starting(2, deployment, pods) is expected

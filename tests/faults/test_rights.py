@@ -99,7 +99,6 @@ async def _live_through_everything(world: World) -> None:
     await world.reported(MODEL, "a", "Ready/SwitchedOff", timeout_s=40)
     await world.reported(PROXY, "edge", "Ready/SwitchedOff", timeout_s=40)
     await test_monitors.monitor(world, "a")
-    await _scale(world)
     for kind in (*CHILDREN, SERVICE_MONITOR):
         async for page, _ in world.api.pages(kind, namespace):
             for item in page:
@@ -113,6 +112,7 @@ async def _live_through_everything(world: World) -> None:
     for name in ("a", "nimway-edge"):  # before what went is made again, its owner is read
         await world.delete(SERVICE, name)
     await world.settled()
+    await _scale(world)
     await _prune_strays(world)
     await patch(
         world.api, MODEL, namespace, "a", {"spec": {"storage": None, "port": 9000, "metrics": None}}
