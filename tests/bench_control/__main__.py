@@ -49,7 +49,9 @@ def main(arguments: Sequence[str]) -> int:
         options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         picture = options.json.with_suffix(".svg")
         picture.write_text(draw(about, found), encoding="utf-8")
-        say(f"written: {options.json}, {picture}")
+        page = options.json.with_suffix(".md")
+        page.write_text(f"{_sentence(about)}\n\n{table(judged)}", encoding="utf-8")
+        say(f"written: {options.json}, {picture}, {page}")
     return 0
 
 
@@ -80,6 +82,15 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     if options.json is None and not options.quick and options.only == list(PARTS):
         options.json = FOLDER / "control.json"
     return options
+
+
+def _sentence(about: dict[str, Any]) -> str:
+    return (
+        f"`make bench-control` on {about['date']}: {about['machine']}, Python {about['python']}, "
+        f"Kubernetes {about['kubernetes']}; load average {about['load_before']} before, "
+        f"{about['load_after']} after {about['duration_s'] / 60:.0f} min. The whole control plane "
+        "shares the CPUs. Each time contains the client's own call."
+    )
 
 
 def _about() -> dict[str, Any]:

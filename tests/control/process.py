@@ -59,17 +59,22 @@ def start_operator(
     kubeconfig: Path, namespace: str, log: Path, *arguments: str, **environment: str
 ) -> OperatorProcess:
     """Start an operator whose own namespace is `namespace`."""
-    env = os.environ | {
-        "KUBECONFIG": str(kubeconfig),
-        "POD_NAMESPACE": namespace,
-        "NIMWAY_PROXY_IMAGE": "ghcr.io/nimway/nimway:0.1.0",
-        "NIMWAY_HEALTH_PORT": str(free_port()),
-        **environment,
-    }
+    env = environment_of(kubeconfig, namespace, **environment)
     command = [sys.executable, "-m", "nimway", "operator", *arguments]
     with log.open("ab") as output:
         process = subprocess.Popen(command, env=env, stdout=output, stderr=subprocess.STDOUT)
     return OperatorProcess(process, log)
+
+
+def environment_of(kubeconfig: Path, namespace: str, **more: str) -> dict[str, str]:
+    """Return the environment of an operator whose own namespace is `namespace`."""
+    return os.environ | {
+        "KUBECONFIG": str(kubeconfig),
+        "POD_NAMESPACE": namespace,
+        "NIMWAY_PROXY_IMAGE": "ghcr.io/nimway/nimway:0.1.0",
+        "NIMWAY_HEALTH_PORT": str(free_port()),
+        **more,
+    }
 
 
 def free_port() -> int:

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from nimway.control.client import KubeClient
-from nimway.control.election import LEASE_S, RETRY_PERIOD_S
 from nimway.control.kinds import DEPLOYMENT, LEASE, MODEL, PROXY, Manifest
 from tests.control import samples
 from tests.control.conftest import OPERATOR_NAMESPACE
@@ -14,18 +13,23 @@ from tests.control.process import (
     OperatorProcess,
     condition,
     create,
+    environment_of,
     find,
     start_operator,
     until,
     versions,
 )
+from tests.faults.forked import Forked
 from tests.support.cluster import Cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
 MODELS = 10
-SUCCESSION_S = LEASE_S + 15 * RETRY_PERIOD_S
-"""The lease runs out 15 s after a rival saw its last renewal; a busy machine sees late."""
+LEASE_S = 5.0
+"""A third of the product's, with all times of the election in proportion; faults/ has its own."""
+
+SUCCESSION_S = LEASE_S + 30.0
+"""The lease runs out when a rival saw no renewal for so long; a busy machine sees late."""
 
 
 def _model(namespace: str, name: str) -> Manifest:
@@ -163,7 +167,9 @@ def test_wrong_configuration_is_one_sentence(control: Cluster, tmp_path: Path) -
 
 
 def _start(control: Cluster, log: Path, identity: str) -> OperatorProcess:
-    return start_operator(control.kubeconfig, OPERATOR_NAMESPACE, log, POD_NAME=identity)
+    settings = {"POD_NAME": identity, "NIMWAY_TEST_LEASE_S": str(LEASE_S)}
+    environment = environment_of(control.kubeconfig, OPERATOR_NAMESPACE, **settings)
+    return OperatorProcess(Forked(["operator"], environment, log), log)
 
 
 def _stop(process: OperatorProcess) -> None:

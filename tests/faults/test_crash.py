@@ -22,7 +22,10 @@ from tests.support.api_faults import Act, Call, afterwards, instead, lose_reply
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
 MODES = ("before", "after", "reply lost")
-ANY = "x00"
+ATTEMPTS = 5
+"""Lives for one point: whether a status is written twice or thrice is a matter of timing."""
+
+ANY = "x000"
 """Stands for the name of a life in what is compared between lives."""
 
 Write = tuple[str, int]
@@ -47,6 +50,7 @@ class Lives:
         self.operator: OperatorProcess | None = None
         self.expected: list[str] = []
         self.kills = 0
+        self.lives = 0
 
     def _start_if_dead(self) -> None:
         if self.operator is None or self.operator.process.poll() is not None:
@@ -81,9 +85,17 @@ class Lives:
                 counted[text] += 1
         return writes
 
-    async def disturbed(self, number: int, point: Point) -> bool:
+    async def disturbed_at(self, point: Point) -> bool:
+        """Live with one fault until it happened, or until it is plain that it never does."""
+        for _ in range(ATTEMPTS):
+            if await self._disturbed(point):
+                return True
+        return False
+
+    async def _disturbed(self, point: Point) -> bool:
         """Live once with one fault, to the same states; tell whether the fault happened."""
-        world, name = self.world, f"x{number:02d}"
+        self.lives += 1
+        world, name = self.world, f"x{self.lives:03d}"
         wanted, ordinal = point.write
         seen = [0]
 
@@ -176,14 +188,10 @@ async def test_from_every_write_at_which_the_operator_dies_the_same_state_is_rea
     lives = Lives(world)
     writes = await lives.undisturbed()
     points = _points(writes)
-    missed = [
-        point
-        for number, point in enumerate(points, start=1)
-        if not await lives.disturbed(number, point)
-    ]
+    missed = [point for point in points if not await lives.disturbed_at(point)]
     report = (
         f"{len(writes)} writes, {len(points) - len(missed)} of {len(points)} points hit, "
-        f"{lives.kills} kills, {time.monotonic() - began_s:.0f} s"
+        f"{lives.kills} kills, {lives.lives} lives, {time.monotonic() - began_s:.0f} s"
     )
     sys.stdout.write(f"{report}\n")
     assert len(writes) >= 15

@@ -152,6 +152,33 @@ async def test_a_broken_watch_ends_the_operator_with_an_error_and_a_restart_heal
     assert written <= {"c", "edge", "nimway-edge-routes"}, "a restart alone writes nothing"
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        _error(GONE),
+        pytest.param(_error(FAILED), marks=full_only),
+        pytest.param(b'{"type": "MODIFIED", "object": {"kind": "Depl', marks=full_only),
+    ],
+    ids=["gone", "error 500", "truncated"],
+)
+async def test_a_childs_deletion_behind_a_broken_watch_is_repaired_without_a_restart(
+    world: World, line: bytes
+) -> None:
+    operator = await _steady(world)
+    old = await world.get(DEPLOYMENT, "a")
+    world.faults.drops_event = lambda event: bool(event["object"].get("kind") == "Deployment")
+    await world.delete(DEPLOYMENT, "a")
+    await world.gone(DEPLOYMENT, "a")
+    assert world.faults.send_to_watches("deployments", line) == 1
+
+    async def back() -> bool:
+        live = await world.find(DEPLOYMENT, "a")
+        return live is not None and live["metadata"]["uid"] != old["metadata"]["uid"]
+
+    await until(back, "the Deployment is back", timeout_s=TYPICAL_S)
+    assert operator.process.poll() is None
+
+
 @pytest.mark.parametrize("status", [403, pytest.param(500, marks=full_only)])
 async def test_a_time_of_refusals_ends_with_an_operator_that_sees(
     world: World, status: int

@@ -25,7 +25,14 @@ from nimway.control.kinds import (
 )
 from nimway.routes import KEY_PACKED, TABLE_LABEL, RoutingTable, decode, decode_shard
 from tests.control import samples
-from tests.control.process import OperatorProcess, condition, create, delete, find, free_port
+from tests.control.process import (
+    OperatorProcess,
+    condition,
+    create,
+    delete,
+    environment_of,
+    find,
+)
 from tests.faults.forked import Forked
 from tests.support.api_faults import FaultyApi
 
@@ -100,14 +107,7 @@ class World:
         """Start an operator for this namespace alone, with its Lease there."""
         self._environment = environment
         kubeconfig = self.faults.kubeconfig(self.folder / "kubeconfig", self.token)
-        env = os.environ | {
-            "KUBECONFIG": str(kubeconfig),
-            "POD_NAMESPACE": self.namespace,
-            "POD_NAME": identity,
-            "NIMWAY_PROXY_IMAGE": "ghcr.io/nimway/nimway:0.1.0",
-            "NIMWAY_HEALTH_PORT": str(free_port()),
-            **environment,
-        }
+        env = environment_of(kubeconfig, self.namespace, POD_NAME=identity, **environment)
         arguments = ["operator"]
         for namespace in (self.namespace, *self.others):
             arguments += ["--namespace", namespace]
