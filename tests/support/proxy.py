@@ -35,6 +35,7 @@ class Served:
     created_s: int = 1_750_000_000
     adapters: Sequence[str] = ()
     policy: Policy | None = None
+    cold_start_s: int = 0
 
     @property
     def name(self) -> str:
@@ -50,6 +51,7 @@ class Served:
             created_s=self.created_s,
             adapters=tuple(self.adapters),
             policy=self.policy,
+            cold_start_s=self.cold_start_s,
         )
 
 

@@ -9,7 +9,7 @@ from typing import Protocol
 from nimway.proxy import answers
 from nimway.proxy.answers import Answer
 from nimway.proxy.upstream import Receiver
-from nimway.proxy.wire import CRLF, ResponseHead
+from nimway.proxy.wire import ResponseHead
 
 COMMENT = b": waiting\n\n"
 ERROR_BYTES_MAX = 64 * 1024
@@ -23,8 +23,7 @@ def build_stream_head() -> ResponseHead:
     head.status = _OK
     head.line = b"HTTP/1.1 200 OK"
     head.chunked = head.event_stream = True
-    head.fields = [b"Content-Type", b": ", _EVENT_STREAM, CRLF]
-    head.fields += (b"Cache-Control", b": ", b"no-cache", CRLF)
+    head.fields = [b"Content-Type: text/event-stream\r\n", b"Cache-Control: no-cache\r\n"]
     return head
 
 
@@ -89,6 +88,8 @@ class Heartbeat:
 
 def _is_stream(head: ResponseHead) -> bool:
     """Return whether events come; the fields still say so where a length is declared."""
+    lines = (line.lower().partition(b":") for line in head.fields)
     return head.event_stream or any(
-        value[: len(_EVENT_STREAM)].lower() == _EVENT_STREAM for value in head.fields[2::4]
+        name == b"content-type" and value.strip().startswith(_EVENT_STREAM)
+        for name, _, value in lines
     )
