@@ -252,7 +252,8 @@ class Autoscaler:
             except ConflictError:
                 # A status was written meanwhile, or somebody else scaled.
                 fresh = await context.client.get(MODEL, metadata["namespace"], metadata["name"])
-                if not _is_as_seen(fresh, live):
+                asked = decision.replicas == 0 and context.loads.requests(_key(live)) > 0
+                if asked or not _is_as_seen(fresh, live):
                     return False
                 if not left:
                     raise
