@@ -78,7 +78,8 @@ async def _burst(bench: Bench, namespace: str, size: int) -> dict[str, Any]:
 
 async def _create_all(bench: Bench, namespace: str, size: int) -> float:
     """Create `size` models through several connections; return when the last was accepted."""
-    names = iter([f"m-{number}" for number in range(size)])
+    # Of other names than before: those are kept for the namespace that had them.
+    names = iter([f"{namespace}-{number}" for number in range(size)])
 
     async def work() -> None:
         for name in names:

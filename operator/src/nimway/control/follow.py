@@ -17,7 +17,7 @@ WATCH_S = 60.0
 that is frozen is noticed."""
 
 BACKOFF_FIRST_S = 0.1
-BACKOFF_MAX_S = 5.0
+BACKOFF_MAX_S = 3.0
 STEADY_S = 5.0
 """A watch that lasted so long ended in order."""
 

@@ -67,7 +67,7 @@ def build_settings() -> kopf.OperatorSettings:
     settings.persistence.progress_storage = NoProgress()
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 5
-    settings.networking.error_backoffs = (0.5, 1, 2, 5)
+    settings.networking.error_backoffs = (0.25, 0.5, 1, 1, 1, 1)
     settings.watching.connect_timeout = 5
     settings.watching.inactivity_timeout = 70
     settings.watching.reconnect_backoff = 0.1
