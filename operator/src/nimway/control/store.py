@@ -270,7 +270,7 @@ def _trim(kind: Kind, manifest: Manifest) -> Manifest:
     return {**manifest, "metadata": metadata}
 
 
-_NAMESPACE_METADATA = ("name", "uid", "resourceVersion", "labels")
+_NAMESPACE_METADATA = ("name", "uid", "resourceVersion", "labels", "deletionTimestamp")
 _POD_METADATA = (
     "name",
     "namespace",
