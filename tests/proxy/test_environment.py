@@ -24,6 +24,13 @@ def test_every_variable_is_a_setting_and_takes_its_default() -> None:
         assert type(read[name]) is type(value)
 
 
+def test_the_largest_body_that_is_taken_can_wait() -> None:
+    usual = Settings().queue_bytes_max
+    found = environment.read({"NIMWAY_BODY_BYTES_MAX": str(usual + 1)})
+    assert found == {"body_bytes_max": usual + 1, "queue_bytes_max": usual + 1}
+    assert "queue_bytes_max" not in environment.read({"NIMWAY_BODY_BYTES_MAX": str(usual)})
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [

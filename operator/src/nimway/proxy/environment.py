@@ -43,11 +43,14 @@ def read(environment: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         ValueError: a value is not of its setting's type or too small; one sentence.
     """
-    return {
+    found = {
         name: _parse(name, environment[variable(name)])
         for name in _LEAST
         if variable(name) in environment
     }
+    if found.get("body_bytes_max", 0) > Settings().queue_bytes_max:
+        found["queue_bytes_max"] = found["body_bytes_max"]  # what is taken must be able to wait
+    return found
 
 
 def _parse(name: str, text: str) -> Any:
