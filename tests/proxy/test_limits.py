@@ -156,6 +156,22 @@ async def test_a_slow_reader_stops_the_model_and_holds_little() -> None:
         assert len(answer.body) == 1000 * len(piece)
 
 
+async def test_a_slow_reader_leaves_no_connection_to_the_model_that_nobody_reads() -> None:
+    """Its last answer came whole while it was paused; the next request takes that connection."""
+
+    async def answer(call: Call) -> None:
+        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        await call.send(head + chunk(b"x" * 60_000) + b"0\r\n\r\n")
+
+    async with run_model_server(answer) as model, conversation(model) as (proxy, slow):
+        slow.writer.transport.pause_reading()  # type: ignore[attr-defined] # it reads, too
+        await slow.send(post(BODY) * 400)
+        await until(lambda: any(each.paused for each in proxy.server.connections))
+        await until(lambda: not proxy.server.exchanges)
+        async with connect(proxy.port) as client, asyncio.timeout(5):
+            assert (await client.ask(post(BODY))).status == 200
+
+
 async def test_a_client_that_never_reads_is_cut_off() -> None:
     async def flood(call: Call) -> None:
         await call.send(SSE_HEAD)

@@ -353,6 +353,8 @@ class Exchange(Framed):
         if not done:
             self._downstream.write(parts, size)
             return
+        if self._paused:
+            self.resume()  # or the next request on this connection would wait for this client
         self._upstream = None
         if self._chunked:
             parts.append(b"0\r\n%b\r\n" % trailers if trailers else LAST_CHUNK)
@@ -378,14 +380,17 @@ class Exchange(Framed):
     def _break_off(self, frame: bytes) -> None:
         """End an answer whose head is out: never so that it looks complete."""
         self._host.meters.broken += 1
-        upstream, self._upstream = self._upstream, None
-        if upstream is not None:
-            upstream.abort()
+        self._drop_upstream()
         self._finish()
         if self._event_stream:
             self._write_last(frame)
         else:
             self._downstream.abort()
+
+    def _drop_upstream(self) -> None:
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.abort()
 
     def fail_stream(self, answer: Answer, *, done: bool) -> None:
         """End a stream that a heartbeat began: the model server answered with an error."""
@@ -399,9 +404,7 @@ class Exchange(Framed):
         if self._state == _DONE:
             return
         self._host.meters.cancels += 1
-        upstream, self._upstream = self._upstream, None
-        if upstream is not None:
-            upstream.abort()
+        self._drop_upstream()
         self.status = self.status or 499
         self._finish()
 
@@ -425,9 +428,7 @@ class Exchange(Framed):
         if model is None:
             return
         limits = model.limits
-        total_s = limits.timeout_total_s
-        if self._head.timeout_s:
-            total_s = min(total_s, self._head.timeout_s)
+        total_s = min(self._head.timeout_s or limits.timeout_total_s, limits.timeout_total_s)
         late = now - self.started > total_s
         if self._state == _RELAYING:
             if self._moved:
@@ -447,9 +448,7 @@ class Exchange(Framed):
     # Account: every way out leads through here, once.
 
     def _answer(self, answer: Answer) -> None:
-        upstream, self._upstream = self._upstream, None
-        if upstream is not None:
-            upstream.abort()
+        self._drop_upstream()
         self.status = answer.status
         self.bytes_out += len(answer.body)
         self._finish()
