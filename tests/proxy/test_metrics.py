@@ -7,12 +7,14 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nimway.proxy import exposition
 from nimway.proxy.catalog import Model
 from nimway.proxy.logs import LineWriter
 from nimway.proxy.messages import Counters, RouteEntry
-from nimway.proxy.metrics import Answered, Meters
+from nimway.proxy.metrics import DURATION_BUCKETS_S, Answered, Histogram, Meters
 from nimway.proxy.policy import resolve
 from nimway.proxy.settings import Settings
 from nimway.proxy.usage import TAIL_BYTES, read_usage
@@ -115,6 +117,16 @@ def test_an_error_is_timed_apart_and_its_tokens_are_not_counted(model: Model) ->
     counted = totals(meters)
     assert counted["durations"] == {("org/m", "chat", "500"): 3.0}
     assert "tokens" not in counted
+
+
+@given(st.lists(st.floats(0, 100) | st.sampled_from(DURATION_BUCKETS_S), max_size=60))
+def test_many_values_at_once_are_counted_as_one_by_one(values: list[float]) -> None:
+    one_by_one, at_once = Histogram(DURATION_BUCKETS_S), Histogram(DURATION_BUCKETS_S)
+    for value in values:
+        one_by_one.observe(value)
+    at_once.observe_all(list(values))
+    assert at_once.counts[:-1] == one_by_one.counts[:-1]
+    assert at_once.counts[-1] == pytest.approx(one_by_one.counts[-1])
 
 
 def test_the_log_says_what_was_counted(model: Model) -> None:

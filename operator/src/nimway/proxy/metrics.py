@@ -5,7 +5,7 @@ series. A line of the log has fixed keys and neither a prompt nor a key in it.
 """
 
 import time
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sized
 from typing import Protocol
 
@@ -102,13 +102,29 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.counts[-1] += value
 
+    def observe_all(self, values: list[float]) -> None:
+        """Count `values`, and empty the list: a hundred cost as much as ten one by one."""
+        if len(values) < len(self.bounds):
+            for value in values:
+                self.observe(value)
+        else:
+            values.sort()
+            counts, below = self.counts, 0
+            for number, bound in enumerate(self.bounds):
+                upto = bisect_right(values, bound)
+                counts[number] += upto - below
+                below = upto
+            counts[-2] += len(values) - below
+            counts[-1] += sum(values)
+        values.clear()
+
 
 class _Row:
     """Requests of one model, path and status: found once, then counted in without a look-up.
 
-    The counts are those of histograms (`Histogram.counts`); a call for each would cost as much as
-    the counting. Requests without a model are counted and logged only. Tokens and their times are
-    those of answers that succeeded.
+    What ended since the last `settle` stands in lists, one value a request; a look for its bucket
+    at once would cost as much as the rest of the counting. Requests without a model are counted and
+    logged only. Tokens and their times are those of answers that succeeded.
     """
 
     __slots__ = (
@@ -117,30 +133,49 @@ class _Row:
         "durations",
         "first_bytes",
         "first_tokens",
-        "input_tokens",
+        "given",
+        "histograms",
         "log_head",
         "output_times",
-        "output_tokens",
+        "taken",
     )
 
     def __init__(self, status: int, log_head: bytes) -> None:
         self.answered = status == _OK
         self.count = 0
         self.log_head = log_head
-        self.durations: list[float] | None = None
+        self.durations: list[float] = []
+        self.first_bytes: list[float] = []
+        self.first_tokens: list[float] = []
+        self.output_times: list[float] = []
+        self.taken: list[float] = []
+        self.given: list[float] = []
+        self.histograms: tuple[tuple[Histogram, list[float]], ...] = ()
 
     def join(self, find: Callable[..., Histogram], name: str, label: str, status: int) -> None:
         """Find the histograms of model, operation and outcome."""
         operation = _OPERATIONS.get(label) or label.rpartition("/")[2]
         error = str(status) if status >= _ERROR else ""
-        self.durations = find("durations", DURATION_BUCKETS_S, name, operation, error).counts
-        self.first_bytes = find("first_bytes", DURATION_BUCKETS_S, name).counts
+        self.histograms = (
+            (find("durations", DURATION_BUCKETS_S, name, operation, error), self.durations),
+            (find("first_bytes", DURATION_BUCKETS_S, name), self.first_bytes),
+        )
         if self.answered:
             common = (name, operation)
-            self.first_tokens = find("first_tokens", FIRST_TOKEN_BUCKETS_S, *common)
-            self.output_times = find("output_times", OUTPUT_TOKEN_BUCKETS_S, *common)
-            self.input_tokens = find("tokens", TOKEN_BUCKETS, *common, "input").counts
-            self.output_tokens = find("tokens", TOKEN_BUCKETS, *common, "output").counts
+            self.histograms += (
+                (find("first_tokens", FIRST_TOKEN_BUCKETS_S, *common), self.first_tokens),
+                (find("output_times", OUTPUT_TOKEN_BUCKETS_S, *common), self.output_times),
+                (find("tokens", TOKEN_BUCKETS, *common, "input"), self.taken),
+                (find("tokens", TOKEN_BUCKETS, *common, "output"), self.given),
+            )
+
+    def settle(self) -> None:
+        """Put what ended into the histograms."""
+        self.count += len(self.durations)
+        for histogram, values in self.histograms:
+            if values:
+                histogram.observe_all(values)
+        self.durations.clear()
 
 
 class Meters:
@@ -152,6 +187,7 @@ class Meters:
         self._log_skipped = 0
         self._lines_max = max(1, settings.access_log_buffer_bytes // _LINE_BYTES)
         self._rows: dict[tuple[str, str, int], _Row] = {}
+        self._unsettled: list[_Row] = []
         self._histograms: dict[str, dict[Labels, Histogram]] = {}
         self._holds: dict[Labels, int] = {}
         self._ticked_at = 0.0
@@ -171,22 +207,26 @@ class Meters:
         name = "" if model is None else model.name
         status = finished.status
         row = self._rows.get((name, label, status)) or self._open(model, name, label, status)
-        row.count += 1
+        durations = row.durations
+        if not durations:
+            self._unsettled.append(row)
         started = finished.started
         duration_s = now - started
+        durations.append(duration_s)
         first_byte_s = 0.0
-        usage = _NO_USAGE
-        counts = row.durations
-        if counts is not None:
-            counts[bisect_left(DURATION_BUCKETS_S, duration_s)] += 1
-            counts[-1] += duration_s
-            if finished.first_byte_at:
-                first_byte_s = finished.first_byte_at - started
-                counts = row.first_bytes
-                counts[bisect_left(DURATION_BUCKETS_S, first_byte_s)] += 1
-                counts[-1] += first_byte_s
-                if row.answered:
-                    usage = _account_tokens(finished, row, now)
+        taken = given = 0
+        if finished.first_byte_at and model is not None:
+            first_byte_s = finished.first_byte_at - started
+            row.first_bytes.append(first_byte_s)
+            if row.answered:
+                if tail := finished.tail:
+                    taken, given = read_usage(tail)
+                    if taken:
+                        row.taken.append(taken)
+                    if given:
+                        row.given.append(given)
+                if finished.first_token_at:
+                    _account_stream(finished, row, now, given)
         if self._log_every != 1 and not self._is_sampled():
             return
         lines = self.lines
@@ -200,7 +240,8 @@ class Meters:
                 duration_s * 1e6,
                 first_byte_s * 1e6,
                 finished.bytes_out,
-                *usage,
+                taken,
+                given,
             )
         )
         if len(lines) >= self._lines_max:
@@ -242,8 +283,15 @@ class Meters:
         self._log_skipped = 0
         return True
 
+    def settle(self) -> None:
+        """Put what ended lately into the counters; the sweep does, and who reads them."""
+        rows, self._unsettled = self._unsettled, []
+        for row in rows:
+            row.settle()
+
     def forget(self, names: frozenset[str]) -> None:
         """Drop the series of models that are no longer in the table."""
+        self.settle()
         for series in self._histograms.values():
             for labels in [labels for labels in series if labels[0] not in names]:
                 del series[labels]
@@ -253,6 +301,7 @@ class Meters:
 
     def read(self) -> Iterable[tuple[str, list[tuple[Labels, list[float]]]]]:
         """Return what was counted: series, and for each its label values and numbers."""
+        self.settle()
         rows = self._rows.items()
         yield (
             "requests",
@@ -269,29 +318,13 @@ class Meters:
             yield name, [((), [getattr(self, name)])]
 
 
-_NO_USAGE = (0, 0)
-
-
-def _account_tokens(finished: Answered, row: _Row, now: float) -> tuple[int, int]:
-    """Count tokens and their times; return how many went in and came out, as the answer says."""
-    tail = finished.tail
-    usage = read_usage(tail) if tail else _NO_USAGE
-    taken, given = usage
-    if taken:
-        counts = row.input_tokens
-        counts[bisect_left(TOKEN_BUCKETS, taken)] += 1
-        counts[-1] += taken
-    if given:
-        counts = row.output_tokens
-        counts[bisect_left(TOKEN_BUCKETS, given)] += 1
-        counts[-1] += given
+def _account_stream(finished: Answered, row: _Row, now: float, given: int) -> None:
+    """Take note of a stream's first token and of the pace of the others."""
     first_token_at = finished.first_token_at
-    if first_token_at:
-        row.first_tokens.observe(first_token_at - finished.started)
-        tokens = given or finished.events
-        if tokens > 1:
-            row.output_times.observe((now - first_token_at) / (tokens - 1))
-    return usage
+    row.first_tokens.append(first_token_at - finished.started)
+    tokens = given or finished.events
+    if tokens > 1:
+        row.output_times.append((now - first_token_at) / (tokens - 1))
 
 
 def _ignore() -> None:

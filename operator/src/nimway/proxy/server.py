@@ -249,6 +249,7 @@ class Server:
         for upstream in list(self.upstreams):
             upstream.check_idle(now, idle_s)
         self.catalog.shed()
+        self.meters.settle()
         self._sweeps += 1
         if self._sweeps % _FADE_SWEEPS == 0:
             self.budget.fade()
