@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import time
 from dataclasses import replace
 
 import pytest
 
 from tests.proxy.test_conversations import BODY, MODEL, conversation, error_of
 from tests.support.proxy import TEST_SETTINGS
+from tests.support.proxy_glue import feed_client
 from tests.support.proxy_wire import SSE_HEAD, Call, chunk, connect, post, run_model_server, until
 
 
@@ -51,6 +53,23 @@ async def test_a_body_that_stops_is_408_and_holds_no_upstream() -> None:
         assert (await client.read()).status == 408
         assert await client.is_closed()
         assert not model.calls
+
+
+def test_a_head_that_comes_byte_by_byte_is_looked_at_once() -> None:
+    head = b"GET /health HTTP/1.1\r\nHost: a\r\n" + b"X: %b\r\n" % (b"y" * 640) * 95 + b"\r\n"
+    began_s = time.process_time()
+    side = feed_client(head[at : at + 1] for at in range(len(head)))
+    assert len(side.served) == 1
+    assert time.process_time() - began_s < 1.0
+
+
+@pytest.mark.parametrize("start", [b"", b"GET / HTTP/1.1", b"GET / HTTP/1.1\r\nHost: a\r"])
+def test_a_bare_lf_is_refused_at_once_wherever_it_comes(start: bytes) -> None:
+    for piece in (b"\n", b"X\n"):
+        parts = [start[:5], start[5:], piece] if start else [b"G", piece]
+        side = feed_client(parts)
+        refused = not (piece == b"\n" and start.endswith(b"\r"))
+        assert (side.statuses == [400]) == refused
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from nimway.proxy.wire import (
 
 _JOIN_BYTES_MAX = 16 * 1024
 _JOIN_BYTES_MIN = 4 * 1024
+_CR = 13
 _NO_TRANSPORT = asyncio.Transport()
 _LINGER_NONE = struct.pack("ii", 1, 0)
 
@@ -97,6 +98,7 @@ class Downstream(asyncio.Protocol):
         "_keep_alive",
         "_linger_left",
         "_reading",
+        "_scanned",
         "_served",
         "_state",
         "_transport",
@@ -119,6 +121,7 @@ class Downstream(asyncio.Protocol):
         self._deadline = 0.0
         self._linger_left = 0
         self._advancing = False
+        self._scanned = 0
         self._reading = True
         self._served = False
         self.paused = False
@@ -276,7 +279,7 @@ class Downstream(asyncio.Protocol):
             return
         self._advancing = True
         try:
-            while self._state == _HEAD and self._buffer and not self.paused:
+            while self._buffer and self._state == _HEAD and not self.paused:
                 if not self._read_head():
                     break
         finally:
@@ -285,48 +288,56 @@ class Downstream(asyncio.Protocol):
     def _read_head(self) -> bool:
         """Begin one request; return False where its head is not complete."""
         data = self._buffer
-        if data.startswith(CRLF):  # RFC 9112 section 2.2: empty lines before a request line
+        if data[0] == _CR and data.startswith(CRLF):
+            # RFC 9112 section 2.2: empty lines before a request line
             self._buffer = data = EMPTY_LINES.sub(b"", data, count=1)
             if not data:
                 return False
         settings = self._host.settings
-        end = data.find(HEAD_END, 0, settings.head_bytes_max) + 4
-        if end < 4:  # noqa: PLR2004 # not found
+        if self._scanned and data.find(HEAD_END, self._scanned) < 0:
             self._wait_for_head(data)
             return False
+        text, found, rest = data.partition(HEAD_END)
+        if not found or len(text) + 4 > settings.head_bytes_max:
+            self._wait_for_head(data)
+            return False
+        self._scanned = 0
         try:
-            head = read_request(
-                data[:end],
-                fields_max=settings.head_fields_max,
-                line_bytes_max=settings.head_line_bytes_max,
-            )
+            head = read_request(text, settings.head_fields_max, settings.head_line_bytes_max)
         except WireError as error:
             self._refuse(answers.refused(error.status, error.reason))
             return False
         self._head = head
-        self._begin(head, data, end)
+        self._begin(head, rest)
         return True
 
     def _wait_for_head(self, data: bytes) -> None:
+        """Take note of how far the head was looked at: one that trickles is not read anew."""
         if len(data) >= self._host.settings.head_bytes_max:
             self._refuse(answers.refused(431, "the head is too large"))
-        elif BARE_LF.search(data):
+        elif BARE_LF.search(data, self._scanned):
             self._refuse(answers.refused(400, "a line ends with a bare LF"))
-        elif self._served and self._deadline > 0:
-            self._served = False
-            self._deadline = self._host.now() + self._host.settings.timeout_head_s
+        else:
+            self._scanned = max(0, len(data) - len(HEAD_END) + 1)
+            if self._served and self._deadline > 0:
+                self._served = False
+                self._deadline = self._host.now() + self._host.settings.timeout_head_s
 
-    def _begin(self, head: RequestHead, data: bytes, end: int) -> None:
+    def _begin(self, head: RequestHead, rest: bytes) -> None:
         host = self._host
         if not head.request_id:
             head.request_id = host.next_request_id()
         self._handler = handler = host.begin(self, head)
         refusal = handler.admit()
         length = head.length or 0
-        if refusal is None and not head.chunked and len(data) - end >= length:
-            self._buffer = data[end + length :]
+        if refusal is None and not head.chunked and len(rest) >= length:
             self._state = _BUSY
-            handler.run(data[end : end + length])
+            if len(rest) == length:
+                self._buffer = b""
+                handler.run(rest)
+            else:
+                self._buffer = rest[length:]
+                handler.run(rest[:length])
             return
         self._body = []
         self._body_size = 0
@@ -338,12 +349,12 @@ class Downstream(asyncio.Protocol):
         self._body_end = host.now() + min(head.timeout_s or total_s, total_s)
         self._plan_body()
         if refusal is not None:
-            self._answer_early(refusal, head, data[end:])
+            self._answer_early(refusal, head, rest)
             return
-        if head.expect and head.minor and len(data) == end:
+        if rest:
+            self._take_body(rest)
+        elif head.expect and head.minor:
             self._transport.write(CONTINUE)
-        if len(data) > end:
-            self._take_body(data[end:])
 
     def _answer_early(self, refusal: Answer, head: RequestHead, rest: bytes) -> None:
         """Answer without the body: one that is here, or short, is read and thrown away."""

@@ -5,7 +5,7 @@ Owns llhttp, the memory of what it said, and its bounds. What a field means is `
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import httptools
 
@@ -37,9 +37,13 @@ _READ_BY_LLHTTP = frozenset(
 _LENGTH = b"content-length"
 _LENGTH_DIGITS_MAX = 18  # llhttp takes what fits into 64 bits
 
+KEPT_FIRST_LINES_MAX = 256
 KEPT_LINES_MAX = 1024
 KEPT_OF_A_FIELD_MAX = 64
 KEPT_LINE_BYTES_MAX = 256
+
+
+T = TypeVar("T")
 
 
 class WireError(Exception):
@@ -133,6 +137,22 @@ def read_plain(line: bytes) -> tuple[bytes, bytes, bytes] | None:
     ):
         return None
     return name, low, value
+
+
+class FirstLines(dict[bytes, T]):
+    """First lines of heads, by what `read` says of them; bounded, and emptied when full."""
+
+    def __init__(self, read: Callable[[bytes], T]) -> None:
+        super().__init__()
+        self._read = read
+
+    def __missing__(self, line: bytes) -> T:
+        """Read a line."""
+        read = self._read(line)
+        if len(self) >= KEPT_FIRST_LINES_MAX:
+            self.clear()
+        self[line] = read
+        return read
 
 
 class _Fields:

@@ -181,65 +181,68 @@ class Upstream(asyncio.Protocol):
     def _take_head(self, data: bytes) -> None:
         settings = self._settings
         if self._buffer:
-            data = self._buffer + data
+            whole = self._buffer + data
+            if whole.find(HEAD_END, max(0, len(self._buffer) - len(HEAD_END) + 1)) < 0:
+                self._keep_head(whole)
+                return
+            data = whole
             self._buffer = b""
         while True:
-            end = data.find(HEAD_END, 0, settings.head_bytes_max) + 4
-            if end < 4:  # noqa: PLR2004 # not found
-                if len(data) >= settings.head_bytes_max:
-                    raise WireError(502, "the head is too large")
-                self._buffer = data
+            text, found, rest = data.partition(HEAD_END)
+            if not found or len(text) + 4 > settings.head_bytes_max:
+                self._keep_head(data)
                 return
-            head = read_response(
-                data[:end],
-                fields_max=settings.head_fields_max,
-                line_bytes_max=settings.head_line_bytes_max,
-            )
+            head = read_response(text, settings.head_fields_max, settings.head_line_bytes_max)
             if head.status >= _INTERIM:
                 break
-            data = data[end:]
+            data = rest
             self._interim += 1
             if head.status == _SWITCHING or self._interim > settings.interim_responses_max:
                 raise WireError(502, "unexpected interim response")
-        self._begin_body(head, data, end)
+        self._begin_body(head, rest)
 
-    def _begin_body(self, head: ResponseHead, data: bytes, end: int) -> None:
+    def _keep_head(self, data: bytes) -> None:
+        if len(data) >= self._settings.head_bytes_max:
+            raise WireError(502, "the head is too large")
+        self._buffer = data
+
+    def _begin_body(self, head: ResponseHead, rest: bytes) -> None:
         receiver = self._receiver
         if receiver is None:
             self._drop()
             return
         if not head.keep_alive:
             self._reusable = False
-        length = head.body_length(receiver.method)
-        pieces: list[bytes] = []
-        if head.chunked and length:
-            self._state = _CHUNKED
-            self._dechunker = dechunker = Dechunker()
-            rest = data[end:]
-            if not rest:
-                receiver.on_head(head, pieces, done=False)
-                return
-            pieces = dechunker.feed(rest)
-            receiver.on_head(head, pieces, done=False)
-            if dechunker.done:
-                self._finish(dechunker.rest)
-                receiver.on_body([], dechunker.trailers, done=True)
+        if head.chunked and receiver.method != b"HEAD":
+            self._begin_chunked(head, rest, receiver)
             return
-        if length == CLOSE_DELIMITED:
+        length = head.body_length(receiver.method)
+        if length == len(rest):
+            self._finish(b"")
+            receiver.on_head(head, [rest] if rest else [], done=True)
+        elif length == CLOSE_DELIMITED:
             self._state = _CLOSE
             self._reusable = False
-            receiver.on_head(head, [data[end:]] if len(data) > end else [], done=False)
-            return
-        piece = data[end : end + length]
-        self._left = length - len(piece)
-        if piece:
-            pieces.append(piece)
-        if self._left:
+            receiver.on_head(head, [rest] if rest else [], done=False)
+        elif length > len(rest):
+            self._left = length - len(rest)
             self._state = _LENGTH
-            receiver.on_head(head, pieces, done=False)
+            receiver.on_head(head, [rest] if rest else [], done=False)
+        else:
+            self._finish(rest[length:])
+            receiver.on_head(head, [rest[:length]] if length else [], done=True)
+
+    def _begin_chunked(self, head: ResponseHead, rest: bytes, receiver: Receiver) -> None:
+        self._state = _CHUNKED
+        self._dechunker = dechunker = Dechunker()
+        if not rest:
+            receiver.on_head(head, [], done=False)
             return
-        self._finish(data[end + length :])
-        receiver.on_head(head, pieces, done=True)
+        pieces = dechunker.feed(rest)
+        receiver.on_head(head, pieces, done=False)
+        if dechunker.done:
+            self._finish(dechunker.rest)
+            receiver.on_body([], dechunker.trailers, done=True)
 
     def _take_length(self, data: bytes) -> None:
         receiver = self._receiver

@@ -7,11 +7,18 @@ IO and keeps no body.
 """
 
 import re
-from functools import lru_cache
 
 import httptools
 
-from nimway.proxy.lines import CRLF, HEAD_END, FieldLines, Rule, WireError, check_line
+from nimway.proxy.lines import (
+    CRLF,
+    HEAD_END,
+    FieldLines,
+    FirstLines,
+    Rule,
+    WireError,
+    check_line,
+)
 
 __all__ = ["CRLF", "HEAD_END", "WireError"]  # callers need not know of lines.py
 
@@ -57,7 +64,8 @@ class Head:
     """What both kinds of head share.
 
     `fields` are the lines to pass on, each with its CRLF. `length` is the declared Content-Length
-    or None; `keep_alive` says whether the peer means to go on using the connection.
+    or None; `keep_alive` says whether the peer means to go on using the connection. `whole` is
+    false once a rule has set what concerns other fields.
     """
 
     # Defaults stand at the class: a head sets few of them.
@@ -68,6 +76,7 @@ class Head:
     keep = False
     keep_alive = True
     nominated: tuple[bytes, ...] = ()
+    whole = True
     fields: list[bytes]
 
     def read_fields(self, lines: list[bytes], known: FieldLines) -> None:
@@ -78,10 +87,15 @@ class Head:
             rule, value, passed = known[line]
             if rule is None or rule(self, value):
                 fields.append(passed)
+        if not (self.whole and self.minor):
+            self._join_rules()
+
+    def _join_rules(self) -> None:
+        """Apply what HTTP/1.0, `Transfer-Encoding` and `Connection` mean for the other fields."""
         if self.chunked:
             _check_chunked(self)
         if self.nominated:
-            self.fields = _drop_nominated(fields, self.nominated)
+            self.fields = _drop_nominated(self.fields, self.nominated)
         if self.close or not self.minor:  # RFC 9112 section 9.3
             self.keep_alive = self.keep and not self.close
 
@@ -104,7 +118,7 @@ class RequestHead(Head):
 
 
 class ResponseHead(Head):
-    """The facts of one response head; `line` is the status line without its end."""
+    """The facts of one response head; `line` is the status line for the client."""
 
     status = 0
     line = b""
@@ -117,20 +131,20 @@ class ResponseHead(Head):
         return CLOSE_DELIMITED if self.length is None else self.length
 
 
-def read_request(data: bytes, *, fields_max: int = 100, line_bytes_max: int = 16384) -> RequestHead:
-    """Read a request head; `data` ends with its empty line.
+def read_request(data: bytes, fields_max: int = 100, line_bytes_max: int = 16384) -> RequestHead:
+    """Read a request head; `data` ends with its empty line, or goes up to it.
 
     Raises:
         WireError: 400 for what no server may accept, 431 and 417 for what this one does not.
     """
-    lines = data.split(CRLF)
-    if len(lines) > fields_max + 3 or len(data) > line_bytes_max:
+    lines = data.removesuffix(HEAD_END).split(CRLF)
+    if len(lines) > fields_max + 1 or len(data) > line_bytes_max:
         _check_size(lines, fields_max, line_bytes_max)
     head = RequestHead()
-    head.method, target, head.path, head.query, head.minor = _read_request_line(lines[0])
-    head.read_fields(lines[1:-2], _request_lines)
-    if not target.startswith(b"/"):
-        target = _read_absolute_form(head, target)
+    head.method, absolute, head.path, head.query, head.minor = _request_first[lines.pop(0)]
+    head.read_fields(lines, _request_lines)
+    if absolute:
+        target = _read_absolute_form(head, absolute)
         head.path, mark, query = target.partition(b"?")
         head.query = mark + query
     if head.host is None and head.minor == 1:
@@ -138,21 +152,18 @@ def read_request(data: bytes, *, fields_max: int = 100, line_bytes_max: int = 16
     return head
 
 
-def read_response(
-    data: bytes, *, fields_max: int = 100, line_bytes_max: int = 16384
-) -> ResponseHead:
-    """Read a response head; `data` ends with its empty line.
+def read_response(data: bytes, fields_max: int = 100, line_bytes_max: int = 16384) -> ResponseHead:
+    """Read a response head; `data` ends with its empty line, or goes up to it.
 
     Raises:
         WireError: whatever its status says, the answer for the client is 502.
     """
-    lines = data.split(CRLF)
-    if len(lines) > fields_max + 3 or len(data) > line_bytes_max:
+    lines = data.removesuffix(HEAD_END).split(CRLF)
+    if len(lines) > fields_max + 1 or len(data) > line_bytes_max:
         _check_size(lines, fields_max, line_bytes_max)
     head = ResponseHead()
-    head.line = line = lines[0]
-    head.minor, head.status = _read_status_line(line)
-    head.read_fields(lines[1:-2], _response_lines)
+    head.minor, head.status, head.line = _status_first[lines.pop(0)]
+    head.read_fields(lines, _response_lines)
     if head.status in BODILESS:
         _drop_framing(head)
     elif head.length is not None:
@@ -173,16 +184,15 @@ def _drop_framing(head: ResponseHead) -> None:
 
 
 def _check_size(lines: list[bytes], fields_max: int, line_bytes_max: int) -> None:
-    """Bound number and length of the lines, two empty ones at the end (RFC 6585 section 5)."""
-    if len(lines) > fields_max + 3:
+    """Bound number and length of the lines, the first one included (RFC 6585 section 5)."""
+    if len(lines) > fields_max + 1:
         raise WireError(431, "too many header fields")
     if max(map(len, lines)) > line_bytes_max:
         raise WireError(431, "a line of the head is too long")
 
 
-@lru_cache(maxsize=256)
 def _read_request_line(line: bytes) -> tuple[bytes, bytes, bytes, bytes, int]:
-    """Return method, target, path, query with its mark, and minor version.
+    """Return method, target if it is no path, path, query with its mark, and minor version.
 
     RFC 9112 section 3: three words, one space between them, HTTP/1.0 or 1.1, no fragment.
     """
@@ -196,20 +206,22 @@ def _read_request_line(line: bytes) -> tuple[bytes, bytes, bytes, bytes, int]:
     if b"#" in target:
         raise WireError(400, "a request target has no fragment")
     path, mark, query = target.partition(b"?")
-    return method, target, path, mark + query, 1 if version == b"HTTP/1.1" else 0
+    absolute = b"" if target.startswith(b"/") else target
+    return method, absolute, path, mark + query, 1 if version == b"HTTP/1.1" else 0
 
 
-@lru_cache(maxsize=256)
-def _read_status_line(line: bytes) -> tuple[int, int]:
-    """RFC 9112 section 4: HTTP/1.0 or 1.1, three digits, one space between; minor and status."""
+def _read_status_line(line: bytes) -> tuple[int, int, bytes]:
+    """RFC 9112 section 4: HTTP/1.0 or 1.1, three digits, one space between.
+
+    Return minor version and status, and the line for the client: in our own version.
+    """
     check_line(httptools.HttpResponseParser, line)
     match = STATUS_LINE_FORM.fullmatch(line)
     if match is None:
         raise WireError(502, "malformed status line")
-    return int(match[1]), int(match[2])
+    return int(match[1]), int(match[2]), b"HTTP/1.1 " + line[9:]
 
 
-@lru_cache(maxsize=256)
 def _is_host(value: bytes) -> bool:
     return HOST_FORM.fullmatch(value) is not None
 
@@ -258,10 +270,12 @@ def _rule_transfer_encoding(head: Head, value: bytes) -> None:
     if head.chunked or value.lower() != b"chunked":
         raise WireError(400, "unsupported Transfer-Encoding")
     head.chunked = True
+    head.whole = False
 
 
 def _rule_connection(head: Head, value: bytes) -> None:
     """RFC 9110 section 7.6.1: options of this hop, and names of fields for this hop."""
+    head.whole = False
     for option in value.lower().split(b","):
         token = option.strip(b" \t")
         if token == b"close":
@@ -342,6 +356,8 @@ RESPONSE_RULES: dict[bytes, Rule] = {
 }
 
 
+_request_first = FirstLines(_read_request_line)
+_status_first = FirstLines(_read_status_line)
 _request_lines = FieldLines(httptools.HttpRequestParser, b"GET / HTTP/1.1", REQUEST_RULES)
 _response_lines = FieldLines(httptools.HttpResponseParser, b"HTTP/1.1 200 OK", RESPONSE_RULES)
 
@@ -366,8 +382,7 @@ def build_response(head: ResponseHead, request_id: bytes, framing: bytes) -> byt
     """Return the head for the client; `framing` holds whole lines: length or coding, connection."""
     return b"".join(
         (
-            b"HTTP/1.1 ",
-            head.line[9:],
+            head.line,
             CRLF,
             *head.fields,
             framing,
