@@ -162,6 +162,9 @@ BY_SOURCE: dict[str, dict[str, Accepted]] = {
         "credentials end at the proxy": _field(
             b"Authorization: Bearer k", absent=(b"authorization",)
         ),
+        "a heartbeat ends at the proxy": _field(
+            b"X-Nimway-Heartbeat: 60", absent=(b"x-nimway-heartbeat",)
+        ),
         "a timeout ends at the proxy": _field(
             b"X-Nimway-Timeout: 30.5", absent=(b"x-nimway-timeout",)
         ),

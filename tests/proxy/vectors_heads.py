@@ -317,5 +317,9 @@ BY_SOURCE = {
             f"X-Nimway-Timeout {value!r}": get(b"X-Nimway-Timeout: " + value)
             for value in (b"soon", b"0", b"-1", b"1e3", b"nan", b"")
         },
+        **{
+            f"X-Nimway-Heartbeat {value!r}": get(b"X-Nimway-Heartbeat: " + value)
+            for value in (b"soon", b"0.9", b"60.1", b"-1", b"1e1", b"10 ,", b"")
+        },
     },
 }

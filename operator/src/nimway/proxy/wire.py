@@ -101,10 +101,7 @@ class Head:
 
 
 class RequestHead(Head):
-    """The facts of one request head.
-
-    `timeout_s` is 0 where the client does not lower it, `heartbeat_s` where it wants none.
-    """
+    """The facts of one request head; `timeout_s`, `heartbeat_s` are 0 where none is asked for."""
 
     method = b""
     path = b""
