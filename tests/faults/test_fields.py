@@ -108,8 +108,8 @@ async def test_every_field_can_be_changed_and_reverted(
 
 
 UNSEEN = {
-    "NIMModel": {"aliases", "adapters", "routing", "annotations", "autoscaling"},
-    "NIMProxy": {"namespaces", "modelSelector", "workers"},
+    "NIMModel": {"aliases", "adapters", "routing", "annotations", "autoscaling", "metrics"},
+    "NIMProxy": {"namespaces", "modelSelector", "workers", "metrics"},
 }
 
 
