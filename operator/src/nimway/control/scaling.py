@@ -60,11 +60,13 @@ class _Model:
     `scaled_at` and `scaled_why` are of the last change, "" for what the status says. `woken_s` is
     when it was woken (`woken_at` for people), None if it is not waking. `usual_s` is its usual
     cold start, 0 for what the status says; `target` the declared requests per replica.
+    `assumed_s` is when it was last used, as far as its status tells.
     """
 
     uid: str
     memory: Memory
     target: int
+    assumed_s: float
     version: int = 0
     owed: bool = False
     fell: bool = False
@@ -191,7 +193,7 @@ class Autoscaler:
         stored_s = sleep.stored_idle_s(live)
         used_s = sleep.assumed_used_s(stored_s, unix_now_s, idle_s=rules.idle_s)
         memory = first_memory(_declared(live), now_s - (unix_now_s - used_s))
-        made = self._models[key] = _Model(uid, memory, rules.target)
+        made = self._models[key] = _Model(uid, memory, rules.target, memory.active_s)
         self._context.metrics.wakes.labels(*key.split("/"))
         ready = verdict_of(live.get("status", {}).get("conditions", ()), ConditionType.READY)
         since = sleep.autoscaling_status(live).get("lastScaleTime", "")
@@ -305,6 +307,8 @@ class Autoscaler:
         stored_s = sleep.stored_idle_s(live)
         if rules.min_replicas > 0 or _declared(live) == 0:
             return stored_s
+        if stored_s and model.memory.active_s == model.assumed_s:
+            return stored_s  # nothing was seen since that says otherwise
         now_s = self._context.wall().timestamp()
         used_s = now_s - (self._context.clock() - model.memory.active_s)
         return sleep.idle_since_s(stored_s, used_s, now_s, idle_s=rules.idle_s)
