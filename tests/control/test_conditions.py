@@ -283,7 +283,7 @@ GPU_MESSAGE = (
         (
             _pod(scheduled=False, reason="Unschedulable", message=GPU_MESSAGE),
             Reason.WAITING_FOR_GPU,
-            "needs 2 nvidia.com/gpu on one node; 0/3 nodes are available: "
+            "needs 2 nvidia.com/gpu, 0 of 3 nodes have them free; 0/3 nodes are available: "
             "3 Insufficient nvidia.com/gpu",
         ),
         (
@@ -321,6 +321,11 @@ GPU_MESSAGE = (
             "restarted 4 times: back-off",
         ),
         (_pod(running=True), Reason.LOADING_WEIGHTS, "pod p runs and is not ready yet"),
+        (
+            _pod(running=True, cut_off=True),
+            Reason.NODE_NOT_READY,
+            "the node of pod p does not answer",
+        ),
         (_pod(), Reason.PROGRESSING, "pulling its image"),
     ],
 )
@@ -364,6 +369,21 @@ def test_a_claim_for_one_node_is_named_when_several_pods_wait_for_it() -> None:
     found = diagnose(NO_DEPLOYMENT, [_pod()], Workload(single_node_claim=True))
     assert found.reason is Reason.PVC_PENDING
     assert "ReadWriteMany" in found.message
+
+
+@pytest.mark.parametrize(
+    ("ready", "containers_ready", "expected"),
+    [("False", "True", True), ("False", "False", False), ("True", "True", False)],
+)
+def test_a_pod_whose_node_is_not_heard_is_told_from_one_that_fails(
+    ready: str, containers_ready: str, *, expected: bool
+) -> None:
+    conditions = [
+        {"type": "Ready", "status": ready},
+        {"type": "ContainersReady", "status": containers_ready},
+    ]
+    live = {"metadata": {"name": "p", "uid": "u"}, "status": {"conditions": conditions}}
+    assert pod_facts(live).cut_off is expected
 
 
 def test_a_deployment_is_read() -> None:

@@ -41,6 +41,7 @@ _SEVERITY = (
     Reason.CONTAINER_CONFIG_ERROR,
     Reason.CRASH_LOOP,
     Reason.PVC_PENDING,
+    Reason.NODE_NOT_READY,
     Reason.WAITING_FOR_GPU,
     Reason.UNSCHEDULABLE,
     Reason.LOADING_WEIGHTS,
@@ -54,6 +55,7 @@ _PATIENT = frozenset(
         Reason.WAITING_FOR_GPU,
         Reason.UNSCHEDULABLE,
         Reason.PVC_PENDING,
+        Reason.NODE_NOT_READY,
         Reason.IMAGE_PULL_FAILED,
         Reason.QUOTA_EXCEEDED,
         Reason.PROGRESSING,
@@ -61,6 +63,7 @@ _PATIENT = frozenset(
 )
 """Never stalled: what they wait for may come at any time, and costs no GPU meanwhile."""
 
+_NODES = re.compile(r"(\d+)/(\d+) nodes are available")
 _SECRET = re.compile(r'secret "[^"]+" not found')
 
 
@@ -97,6 +100,11 @@ def _pod(pod: PodFacts, workload: Workload) -> Diagnosis:
         return Diagnosis(
             Reason.CRASH_LOOP, f"pod {pod.name} restarted {pod.restarts} times: {text}"
         )
+    if pod.cut_off:
+        return Diagnosis(
+            Reason.NODE_NOT_READY,
+            f"the node of pod {pod.name} does not answer; the pod is replaced some minutes later",
+        )
     if pod.running:
         return Diagnosis(Reason.LOADING_WEIGHTS, f"pod {pod.name} runs and is not ready yet")
     if workload.single_node_claim:
@@ -115,7 +123,9 @@ def _unscheduled(pod: PodFacts, workload: Workload) -> Diagnosis:
     if "persistentvolumeclaim" in said.lower():
         return Diagnosis(Reason.PVC_PENDING, said)
     if workload.gpus and f"Insufficient {workload.gpu_resource}" in said:
-        need = f"needs {workload.gpus} {workload.gpu_resource} on one node"
+        need = f"needs {workload.gpus} {workload.gpu_resource}"
+        if nodes := _NODES.match(said):
+            need += f", {nodes[1]} of {nodes[2]} nodes have them free"
         return Diagnosis(Reason.WAITING_FOR_GPU, f"{need}; {said}")
     return Diagnosis(Reason.UNSCHEDULABLE, said or pod.reason)
 

@@ -45,6 +45,7 @@ _WARNINGS = frozenset(
         Reason.SECRET_NOT_FOUND,
         Reason.CONTAINER_CONFIG_ERROR,
         Reason.PVC_PENDING,
+        Reason.NODE_NOT_READY,
         Reason.QUOTA_EXCEEDED,
         Reason.STARTUP_TIMEOUT,
         Reason.NAME_CONFLICT,

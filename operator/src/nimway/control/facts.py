@@ -35,6 +35,7 @@ class PodFacts:
     """Why a pod does not serve: `reason` and `message` in the words of Kubernetes.
 
     `gone_by_s` is the end of its grace period in Unix seconds, 0 while it is not being deleted.
+    `cut_off` tells that its containers were ready when its node was last heard, and that it is not.
     """
 
     name: str
@@ -48,6 +49,7 @@ class PodFacts:
     message: str
     restarts: int
     gone_by_s: int = 0
+    cut_off: bool = False
 
 
 NO_DEPLOYMENT = DeploymentFacts(
@@ -106,6 +108,7 @@ def pod_facts(live: Manifest) -> PodFacts:
         message=message,
         restarts=sum(each.get("restartCount", 0) for each in containers),
         gone_by_s=unix_s(metadata.get("deletionTimestamp")),
+        cut_off=_is_cut_off(conditions),
     )
 
 
@@ -121,6 +124,12 @@ def is_starting(replicas: int, deployment: DeploymentFacts, pods: Iterable[PodFa
     if deployment.replicas < replicas and not deployment.failure:
         return True
     return any(not pod.deleting and not pod.ready and not pod.reason for pod in pods)
+
+
+def _is_cut_off(conditions: Manifest) -> bool:
+    """Tell whether the node controller took the pod's readiness, which the kubelet cannot renew."""
+    statuses = {name: each["status"] for name, each in conditions.items()}
+    return statuses.get("Ready") == "False" and statuses.get("ContainersReady") == "True"
 
 
 _UNTROUBLED = frozenset({"ContainerCreating", "PodInitializing", ""})

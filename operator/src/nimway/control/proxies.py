@@ -163,20 +163,37 @@ class ProxyReconciler:
             if due_s is None or now_s < due_s:
                 return known.decision
         spec, models = proxy.spec, listed.candidates
+        chosen = None
         if spec.namespace_selector is not None and namespaces is not None:
             # No order among them decides about names: the oldest model does.
             chosen = frozenset(namespaces)
             models = [each for each in models if each.namespace in chosen]
+        memory = self._memory(key, proxy.owner)
         decision = decide(
             models,
             proxy.namespaces,
             spec.model_selector,
             proxy=key,
-            memory=self._memory(key, proxy.owner),
+            memory=memory,
             now_s=now_s,
+            gone=self._gone(memory, chosen),
         )
         self._decided[key] = _Decided(proxy.generation, listed, decision)
         return decision
+
+    def _gone(self, memory: Memory, chosen: frozenset[str] | None) -> frozenset[str]:
+        """Return which of the namespaces that names may be kept for are deleted, or going.
+
+        So are those that a selector of namespaces does not choose any more.
+        """
+        store, found = self._context.store, set()
+        kept = (each.holder for each in memory.reservations.values())
+        for name in {claims.namespace_of(key) for key in (*kept, *memory.holders.values())}:
+            live = store.get(NAMESPACE, "", name)
+            left = chosen is not None and name not in chosen
+            if left or live is None or "deletionTimestamp" in live["metadata"]:
+                found.add(name)
+        return frozenset(found)
 
     def _memory(self, key: str, owner: Owner) -> Memory:
         """Return what the last decision left: this process's, else what the table in force says."""

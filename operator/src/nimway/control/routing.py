@@ -142,10 +142,12 @@ def decide(
     proxy: str = "",
     memory: Memory = NO_MEMORY,
     now_s: float = 0.0,
+    gone: frozenset[str] = frozenset(),
 ) -> Decision:
     """Decide the table of `proxy`, which serves `namespaces` (None for all) through `selector`.
 
-    `memory` is its last decision's, `now_s` Unix seconds.
+    `memory` is its last decision's, `now_s` Unix seconds. `gone` are namespaces that do not exist
+    any more, or not for long: for them no name is kept.
     """
     order = {name: rank for rank, name in enumerate(namespaces or ())}
     selected = [
@@ -154,37 +156,36 @@ def decide(
         if (namespaces is None or each.namespace in order) and matches(selector, each.labels)
     ]
     selected.sort(key=lambda each: (order.get(each.namespace, 0), each.created, each.uid))
-    court = _Court(proxy, namespaces, memory, _reserved(selected, memory, now_s), now_s)
+    court = _Court(
+        proxy,
+        namespaces,
+        memory,
+        reserved=_reserved(selected, memory, now_s),
+        incumbents=_incumbents(selected, memory),
+        now_s=now_s,
+        gone=gone,
+    )
     holders: dict[str, str] = {}
-    barred: dict[tuple[str, str], Refusal] = {}
     for each in selected:
         for name in each.names:
-            if name.casefold() in holders:
-                continue
-            if (bar := court.bar(each, name)) is not None:
-                barred[each.key, name] = bar
-            else:
+            if name.casefold() not in holders and court.bar(each, name) is None:
                 holders[name.casefold()] = each.key
     won: dict[str, list[str]] = {}
     refused: dict[str, dict[str, Refusal]] = {}
     for each in selected:
         won[each.key] = []
         for name in each.names:
-            holder = holders.get(name.casefold())
-            if holder == each.key:
+            if holders.get(name.casefold()) == each.key:
                 won[each.key].append(name)
-            elif holder is not None:
-                refusal = Refusal(proxy, name, holder, each.claim)
-                refused.setdefault(each.key, {})[name] = refusal
             else:
-                refused.setdefault(each.key, {})[name] = barred[each.key, name]
+                refused.setdefault(each.key, {})[name] = court.refuse(each, name, holders)
     routes = {each.key: _route(each, won[each.key]) for each in selected if won[each.key]}
     return Decision(
         table=build_table(routes),
         routes=routes,
         refused=refused,
         holders=holders,
-        reservations=court.kept(holders),
+        reservations=court.kept(holders, selected),
     )
 
 
@@ -203,26 +204,46 @@ def _route(each: Candidate, won: list[str]) -> Route:
 
 
 def _reserved(selected: list[Candidate], memory: Memory, now_s: float) -> dict[str, Reservation]:
-    """Return the known reservations, and new ones for the names of holders that are gone.
+    """Return the known reservations, and new ones for the names that their holders left.
 
-    A holder that is still there and claims the name no more has given it up: nothing is kept.
+    A holder that is still there and claims the name no more has given it up: it is kept for nobody,
+    but who was refused it before is not taken by surprise.
     """
     found = dict(memory.reservations)
     present = {each.key for each in selected}
-    vacant = {name: key for name, key in memory.holders.items() if key not in present}
-    if not vacant:
+    claimed = {(name.casefold(), each.key) for each in selected for name in each.names}
+    left = {name: key for name, key in memory.holders.items() if (name, key) not in claimed}
+    if not left:
         return found
-    claims: dict[str, dict[str, str]] = {name: {} for name in vacant}
+    claims: dict[str, dict[str, str]] = {name: {} for name in left}
     for each in selected:
         for name in each.names:
-            # Without a complete memory whoever claims the name may have been refused it.
-            before = memory.refused.get(each.key, {}).get(name)
-            if name.casefold() in vacant and (
-                not memory.complete or (before is not None and before.claim == each.claim)
-            ):
-                claims[name.casefold()][each.key] = each.claim
-    until_s = int(now_s) + HOLD_S
-    return found | {name: Reservation(key, until_s, claims[name]) for name, key in vacant.items()}
+            folded = name.casefold()
+            if folded in left and _was_refused(each, name, memory, left[folded] in present):
+                claims[folded][each.key] = each.claim
+    for name, key in left.items():
+        until_s = int(now_s) + (0 if key in present else HOLD_S)
+        found[name] = Reservation(key, until_s, claims[name])
+    return found
+
+
+def _was_refused(each: Candidate, name: str, memory: Memory, given_up: bool) -> bool:  # noqa: FBT001 - a fact, no switch
+    """Tell whether a model stood by when a name was left; who cannot be known to have, did."""
+    if not memory.complete:
+        return not given_up
+    before = memory.refused.get(each.key, {}).get(name)
+    return before is not None and before.claim == each.claim
+
+
+def _incumbents(selected: list[Candidate], memory: Memory) -> dict[str, str]:
+    """Return who keeps a name against other namespaces since nobody remembers who was refused it.
+
+    After a crash the table in force may be all that tells of a refusal.
+    """
+    if memory.complete:
+        return {}
+    claimed = ((name.casefold(), each.key) for each in selected for name in each.names)
+    return {name: key for name, key in claimed if memory.holders.get(name) == key}
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +254,9 @@ class _Court:
     namespaces: tuple[str, ...] | None
     memory: Memory
     reserved: Mapping[str, Reservation]
+    incumbents: Mapping[str, str]
     now_s: float
+    gone: frozenset[str]
 
     def bar(self, each: Candidate, name: str) -> Refusal | None:
         """Return why a model may not have a name that nobody before it holds; None if it may."""
@@ -244,29 +267,64 @@ class _Court:
                 and self._yields(each, known.holder)
             ):
                 return Refusal(self.proxy, name, known.holder, each.claim, gone=True)
+        incumbent = self.incumbents.get(name.casefold(), each.key)
+        if incumbent != each.key and self._yields(each, incumbent):
+            return Refusal(self.proxy, name, incumbent, each.claim, gone=True)
         kept = self.reserved.get(name.casefold())
         if kept is None or not self._yields(each, kept.holder):
             return None
         if kept.claims.get(each.key) == each.claim:
             return Refusal(self.proxy, name, kept.holder, each.claim, gone=True)
-        if kept.until_s > self.now_s:
+        if kept.until_s > self.now_s and namespace_of(kept.holder) not in self.gone:
             return Refusal(self.proxy, name, kept.holder, each.claim, kept.until_s, gone=True)
         return None
 
-    def kept(self, holders: Mapping[str, str]) -> dict[str, Reservation]:
+    def refuse(self, each: Candidate, name: str, holders: Mapping[str, str]) -> Refusal:
+        """Return what to tell, and to remember, of a name that a model did not get.
+
+        Who was refused it by another namespace stays so, whoever of its own claims it anew.
+        """
+        holder = holders.get(name.casefold())
+        if holder is None or namespace_of(holder) == each.namespace:
+            bar = self.bar(each, name)
+            if bar is not None and (holder is None or bar.until_s is None):
+                return bar
+        return Refusal(self.proxy, name, holders[name.casefold()], each.claim)
+
+    def kept(
+        self, holders: Mapping[str, str], selected: Iterable[Candidate]
+    ) -> dict[str, Reservation]:
         """Return the reservations to remember.
 
-        Those that have ended go when the table changes anyway: at rest nothing is written.
+        Those that have ended go when the table changes anyway, for at rest nothing is written; and
+        not before the status of each model that they name says the same.
         """
         if self.namespaces is not None and len(self.namespaces) == 1:
             return {}  # there is no other namespace to keep a name from
         changed = holders != self.memory.holders
+        silent = (
+            {
+                (name.casefold(), each.key, each.claim)
+                for each in selected
+                for name in each.names
+                if not any(
+                    (known.proxy, known.name, known.claim) == (self.proxy, name, each.claim)
+                    for known in each.refusals
+                )
+            }
+            if changed
+            else set()
+        )
         return {
             name: each
             for name, each in self.reserved.items()
             if name not in holders
             and self._serves(namespace_of(each.holder))
-            and (each.until_s > self.now_s or not changed)
+            and (
+                each.until_s > self.now_s
+                or not changed
+                or any((name, key, claim) in silent for key, claim in each.claims.items())
+            )
         }
 
     def _remembered(self, each: Candidate, name: str) -> tuple[Refusal, ...]:
