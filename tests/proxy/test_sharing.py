@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import msgspec
+import pytest
 
 from nimway import routes
 from nimway.proxy.endpoints import EndpointSlice, Target
@@ -78,8 +79,13 @@ def build_store(policy: routes.Policy) -> Store:
     return Store(routes.build_table([route]))
 
 
-async def test_the_ready_pods_of_the_own_service_are_counted_and_followed() -> None:
-    store, told = build_store(routes.Policy(max_concurrency=8)), Told()
+@pytest.mark.parametrize(
+    "policy", [routes.Policy(max_concurrency=8), routes.Policy(queue_requests_max=9)]
+)
+async def test_the_ready_pods_of_the_own_service_are_counted_and_followed(
+    policy: routes.Policy,
+) -> None:
+    store, told = build_store(policy), Told()
     task = spawn(Feed(store, told, "system", "nimway-default-routes").run(), name="feed")
     await until(lambda: told.pods == [2])
     item = build_slice("s", "nimway-default", ("10.0.0.1", {}), ("10.0.0.2", {"ready": False}))

@@ -204,7 +204,8 @@ class Feed:
         self._revision = table.revision
         self._sink.replace_table(table)
         self._follow_namespaces(table.namespaces)
-        if any(route.policy.max_concurrency for route in table.routes):
+        policies = {route.policy for route in table.routes}
+        if any(policy.max_concurrency or policy.queue_requests_max for policy in policies):
             self._own.start()
 
     def _take_own(self, changed: list[ServiceEndpoints]) -> None:
