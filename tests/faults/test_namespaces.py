@@ -162,3 +162,21 @@ async def test_a_selector_is_no_way_around_the_consent_of_the_namespaces(
     assert await bindings(world, "greedy", *others) == set()
     written = json.dumps([str(call) for call in world.faults.writes("configmaps", "deployments")])
     assert "nimway-greedy" not in written
+
+
+async def test_a_namespace_that_is_not_chosen_any_more_holds_no_name(
+    world: World, others: tuple[str, str]
+) -> None:
+    a, b = others
+    for each in others:
+        await label(world, each, "red")
+    [_, first] = await world.apply(
+        selecting(world, "red", "red"), model(a, "first", model="org/name")
+    )
+    world.start_for(*others)
+    await world.routed("first", name="red")
+    await label(world, a, None)
+    await world.routed(name="red", timeout_s=PROMPT_S)
+    await _next_second(world, first)
+    await world.apply(model(b, "second", model="org/name"))
+    await world.routed("second", name="red", timeout_s=PROMPT_S)
