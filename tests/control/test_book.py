@@ -125,3 +125,21 @@ def test_a_deleted_proxy_affects_the_models_it_selected() -> None:
     book.decide(PROXY, _decide("a/x", "a/y"))
     assert book.forget(PROXY) == {"a/x", "a/y"}
     assert book.forget(PROXY) == set()
+
+
+def test_what_a_model_lost_is_told_of_each_proxy_that_selects_it() -> None:
+    book = RouteBook()
+    found = [
+        Candidate("a", "x", "1", "2026-11-01T00:00:00Z", "m", (), {}),
+        Candidate("b", "y", "2", "2026-11-01T00:00:01Z", "own", ("m",), {}),
+    ]
+    for proxy in ("n/p", "n/q"):
+        book.decide(proxy, decide(found, None, None, proxy=proxy))
+    view = book.view("b/y", ["n/p", "n/q", "n/new"], 0.0)
+    assert [(each.proxy, each.name, each.holder) for each in view.refused] == [
+        ("n/p", "m", "a/x"),
+        ("n/q", "m", "a/x"),
+    ]
+    assert view.undecided == {"n/new"}
+    assert not view.nameless
+    assert book.view("a/x", ["n/p"], 0.0).refused == ()

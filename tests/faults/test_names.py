@@ -195,6 +195,30 @@ async def test_a_name_whose_holder_went_while_the_operator_was_down_is_kept(
         crds.kubectl("delete", "namespace", other, "--wait=false")
 
 
+async def test_a_claim_made_in_between_waits_for_the_end_of_the_namespace(
+    world: World, crds: Cluster, other: str
+) -> None:
+    """Or of ten minutes; whoever claims the name then does not take it from anybody."""
+    try:
+        world.start_for(other)
+        order = [other, world.namespace]
+        await world.apply(proxy(world.namespace, "edge", namespaces=order))
+        await create(world.api, MODEL, model(other, "holder", model=NAME))
+        await world.routed("holder")
+        await delete(world.api, MODEL, other, "holder")
+        await world.routed()
+        await world.apply(model(world.namespace, "next", model=NAME))
+        told = await _refused(world, world.namespace, "next", gone=True)
+        assert "until" in told
+        live = await world.get(MODEL, "next")
+        assert condition(live, "Stalled")["status"] == "False"
+        crds.kubectl("delete", "namespace", other, "--wait=false")
+        await world.routed("next")
+        await world.reported(MODEL, "next", "Ready/SwitchedOff")
+    finally:
+        crds.kubectl("delete", "namespace", other, "--wait=false", "--ignore-not-found")
+
+
 async def test_a_namespace_that_was_first_gives_way_to_one_that_the_order_puts_before_it(
     world: World, crds: Cluster, other: str
 ) -> None:

@@ -36,6 +36,7 @@ from nimway.routes import KEY_PACKED, RoutesError, TableTooLargeError, decode, d
 _log = logging.getLogger(__name__)
 
 TABLE_UNCHANGED_HOLD_S = 0.05
+KEPT_NAME_RECHECK_S = 5.0
 NAMESPACES_LISTED_MAX = 4
 """Up to so many namespaces are listed one by one; beyond, one list of all is cheaper."""
 
@@ -158,10 +159,9 @@ class ProxyReconciler:
         listed = await self._list(key, namespaces)
         now_s = context.wall().timestamp()
         known = self._decided.get(key)
-        if known and known.listed is listed and known.generation == proxy.generation:
-            due_s = known.decision.due_s
-            if due_s is None or now_s < due_s:
-                return known.decision
+        same = known and known.listed is listed and known.generation == proxy.generation
+        if known and same and known.decision.due_s is None:
+            return known.decision
         spec, models = proxy.spec, listed.candidates
         chosen = None
         if spec.namespace_selector is not None and namespaces is not None:
@@ -277,8 +277,9 @@ class ProxyReconciler:
         ref = Ref(PROXY.kind, owner.namespace, owner.name)
         context.workers.hold(ref, hold_s)
         if decision.due_s is not None:
+            # Earlier, if the namespace that a name is kept for goes: nothing else tells of that.
             delay_s = max(0.0, decision.due_s - context.wall().timestamp())
-            context.workers.mark(ref, delay_s=delay_s)
+            context.workers.mark(ref, delay_s=min(delay_s, KEPT_NAME_RECHECK_S))
         context.metrics.routes.labels(owner.namespace, owner.name).set(len(decision.routes))
         context.mark_models(context.book.decide(key, decision))
 
