@@ -13,6 +13,7 @@ from typing import Any
 
 import nimway
 from nimway.sandbox import binaries, launcher, toolchain
+from nimway.sandbox.client import ApiError
 from tests.bench_control.bench import Bench, enter, say
 from tests.bench_wake import cycles, day, held, waiters
 from tests.bench_wake.goals import report, rows
@@ -50,14 +51,18 @@ def main(arguments: Sequence[str]) -> int:
     sys.stdout.write(report(about, found))
     if options.json:
         _write(options.json, about, found)
-    return 0
+    return 1 if "failed" in found else 0
 
 
 async def _measure(sandbox: launcher.Sandbox, options: argparse.Namespace) -> dict[str, Any]:
     async with Bench.inside(sandbox, quick=options.quick) as bench:
         await bench.quiet()
         for name in options.only:
-            await PARTS[name](bench)
+            try:
+                await PARTS[name](bench)
+            except (TimeoutError, ApiError) as error:
+                say(f"{name} failed: {error}")
+                bench.found.setdefault("failed", {})[name] = str(error)
         return bench.found
 
 

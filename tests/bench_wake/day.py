@@ -19,14 +19,14 @@ from tests.bench_wake.usage import Life, gpu_seconds, levels
 
 ASLEEP, FIXED = "auto", "fixed"
 TARGET = 4
-SIMULATION = {"LOAD_S": "1", "TTFT_S": "0.05", "TOKEN_S": "0.01", "CONCURRENCY_MAX": "8"}
+SIMULATION = {"LOAD_S": "0.3", "TTFT_S": "0.05", "TOKEN_S": "0.01", "CONCURRENCY_MAX": "8"}
 _STEPS = 240
 _START_S = 120.0
 
 
 async def measure(bench: Bench) -> None:
     """Live the day once, with both fleets."""
-    day_s = 48.0 if bench.quick else 240.0
+    day_s, share = (48.0, 5) if bench.quick else (240.0, 1)
     async with Stage.of(bench, "day") as stage:
         lives = Lives(stage)
         following = spawn(lives.follow(), name="following pods")
@@ -35,7 +35,7 @@ async def measure(bench: Bench) -> None:
         fixed = sum(habit.replicas_max for habit in FLEET)
         await until(lambda: lives.ready(FIXED) == fixed, _START_S, "the fixed replicas")
         await stage.asleep(*(f"{ASLEEP}-{habit.name}" for habit in FLEET))
-        arrivals = day(FLEET)
+        arrivals = day(FLEET)[::share]
         say(f"a day of {len(arrivals)} requests to {len(FLEET)} models in {day_s:.0f} s")
         begin_s = time.perf_counter()
         asked = await _live(stage, arrivals, begin_s, day_s)

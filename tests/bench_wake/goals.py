@@ -19,7 +19,9 @@ def rows(found: Found) -> list[Row]:
         "kills": _kills,
         "day": _day,
     }
-    return [row for name, judge in parts.items() if name in found for row in judge(found[name])]
+    made = [row for name, judge in parts.items() if name in found for row in judge(found[name])]
+    failed = found.get("failed", {})
+    return made + [Row(name, "", f"not measured: {why}", met=False) for name, why in failed.items()]
 
 
 def report(about: Found, found: Found) -> str:

@@ -233,6 +233,11 @@ def test_a_missed_goal_is_said(part: str, change: dict[str, Any], row: str) -> N
     assert missed.startswith(row)
 
 
+def test_a_part_that_failed_is_said() -> None:
+    (row,) = goals.rows({"failed": {"day": "not within 90 s"}})
+    assert (row.what, row.measured, row.met) == ("day", "not measured: not within 90 s", False)
+
+
 ABOUT = {
     "date": "2026-01-02",
     "machine": "a CPU & more",
