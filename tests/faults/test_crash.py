@@ -79,6 +79,8 @@ class Lives:
         counted: Counter[str] = Counter()
         writes = []
         for call in world.faults.calls:
+            if call.plural == "events":
+                continue  # an afterthought: without it the state is the same
             if call.is_write and not (call.plural == "leases" and call.method == "PUT"):
                 text = _signature(call, ANY)
                 writes.append((text, counted[text]))
