@@ -17,9 +17,10 @@ from nimway.proxy.settings import Settings
 from nimway.state import ProxyState, decode
 from tests.proxy.test_conversations import BODY, MODEL, conversation, error_of
 from tests.support.cluster import Cluster, eventually
-from tests.support.proxy import TEST_SETTINGS, listen
+from tests.support.proxy import TEST_SETTINGS, Served, listen
 from tests.support.proxy_pod import Start, build_table, write_table
 from tests.support.proxy_wire import (
+    OK,
     Call,
     Client,
     ModelServer,
@@ -152,6 +153,36 @@ async def test_ready_says_whether_a_table_is_there_and_live_that_the_loop_turns(
                 assert json.loads(answer.body)["status"] == (
                     "healthy" if expected == 200 else "unhealthy"
                 )
+
+
+async def test_a_model_that_comes_back_is_not_reported_by_what_ran_before_it_left() -> None:
+    gate = asyncio.Event()
+
+    async def script(call: Call) -> None:
+        if b"old" in call.body:
+            await gate.wait()
+            await call.send(OK)
+        else:
+            await call.wait_closed()
+
+    async with (
+        run_model_server(script) as model,
+        conversation(model) as (proxy, client),
+        connect(proxy.port) as other,
+    ):
+        served = Served(MODEL, [model.address])
+        key = served.to_route().key
+        await client.send(post(BODY.replace(b"Once", b"old")))
+        await model.called.wait()
+        assert proxy.server.take_load() == {key: (1, 0, 1)}
+        proxy.serve(revision="2")
+        proxy.serve(served, revision="3")
+        await other.send(post(BODY))
+        await until(lambda: len(model.calls) == 2)
+        assert proxy.server.take_load() == {key: (1, 0, 1)}
+        gate.set()
+        assert (await client.read()).status == 200
+        assert proxy.server.take_load() == {}
 
 
 class _Source:

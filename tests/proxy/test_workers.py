@@ -17,7 +17,7 @@ import pytest
 
 from nimway.proxy import supervisor as supervisors
 from nimway.proxy.exposition import METRICS, add_up
-from nimway.proxy.messages import ServiceEndpoints, Table
+from nimway.proxy.messages import Load, ServiceEndpoints, Table, encode
 from nimway.proxy.supervisor import Supervisor
 from nimway.routes import Policy
 from tests.support.proxy import NAMESPACE, TEST_SETTINGS, Served, listen
@@ -175,6 +175,27 @@ async def test_the_revision_is_the_one_that_all_workers_serve(
         assert supervisor.revision == "2"
         await running.serving(2)
         assert {each.revision for each in supervisor._handles} == {"2"}
+
+
+async def test_a_model_that_leaves_and_comes_back_has_no_load_and_its_demand(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with workers(1, caplog) as running:
+        assert await running.ask(KNOWN) == 503
+        await until(lambda: running.demand == 1)
+        (handle,) = running.supervisor._handles
+        running.supervisor._handle(handle, _load_frame(3))
+        for revision, routes in (("2", []), ("3", [MODEL.to_route()])):
+            running.supervisor.replace_table(Table(revision, routes))
+            await until(lambda revision=revision: running.supervisor.revision == revision)  # type: ignore[misc] # bound
+        assert running.supervisor.load()[MODEL.to_route().key] == (0, 0, 1)
+        assert await running.ask(KNOWN) == 503
+        await until(lambda: running.demand == 2)
+
+
+def _load_frame(in_flight: int) -> bytes:
+    """What the channel hands on of a load: requests under way, and the demand so far."""
+    return encode(Load({MODEL.to_route().key: (in_flight, 0, 1)}))[4:]
 
 
 async def test_a_worker_that_hangs_is_ended_and_replaced(

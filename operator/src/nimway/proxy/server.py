@@ -227,11 +227,19 @@ class Server:
                 self.release(model)
 
     def take_load(self) -> dict[str, tuple[int, int, int]]:
-        """Return the load of the models that changed since the last call."""
+        """Return the load of the models that changed since the last call.
+
+        A request of a model that left the table does not speak for another one of its key.
+        """
         changed, self.dirty = self.dirty, []
         for model in changed:
             model.dirty = False
-        return {model.key: (model.in_flight, model.queued, model.demand_total) for model in changed}
+        models = self.catalog.models
+        return {
+            model.key: (model.in_flight, model.queued, model.demand_total)
+            for model in changed
+            if models.get(model.key) is model
+        }
 
     # The one timer.
 

@@ -154,8 +154,12 @@ class Supervisor:
         ]
 
     def replace_table(self, table: Table) -> None:
-        """Have every worker serve `table`."""
+        """Have every worker serve `table`; a model that comes back begins without load."""
         self._table = table
+        keys = {route.key for route in table.routes}
+        for handle in self._handles:
+            for key in handle.load.keys() - keys:
+                self._keep_demand(key, handle.load.pop(key))
         for part in split(table):
             self._send(part)
 
@@ -276,12 +280,15 @@ class Supervisor:
     def _forget(self, handle: WorkerHandle) -> None:
         """Keep the totals of a worker that ended: a counter never goes back."""
         self._handles.discard(handle)
-        for key, (_, _, demand) in handle.load.items():
-            self._past_demand[key] = self._past_demand.get(key, 0) + demand
+        for key, load in handle.load.items():
+            self._keep_demand(key, load)
         if handle.counters is not None:
             self._past = self._keep((self._past, handle.counters))
         self._scraped.set()
         self.on_change()
+
+    def _keep_demand(self, key: str, load: _Load) -> None:
+        self._past_demand[key] = self._past_demand.get(key, 0) + load[2]
 
     def _handle(self, handle: WorkerHandle, frame: bytes) -> None:
         message = to_parent.decode(frame)
