@@ -68,3 +68,10 @@ def test_asleep_by_an_autoscaler_is_healthy() -> None:
     manifest = _recorded("serving")
     manifest["status"]["conditions"][0]["reason"] = "ScaledToZero"
     assert _health(manifest)[0] == "Healthy"
+
+
+def test_a_name_that_becomes_free_by_itself_is_waited_for() -> None:
+    manifest = _recorded("name-conflict")
+    conditions = {each["type"]: each for each in manifest["status"]["conditions"]}
+    conditions["Stalled"]["status"], conditions["Reconciling"]["status"] = "False", "True"
+    assert _health(manifest)[0] == "Progressing"
