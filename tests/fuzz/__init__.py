@@ -1,1 +1,1 @@
-"""Fuzzing of what reads HTTP, and a soak of a whole worker: `make fuzz`, `make soak`."""
+"""Fuzzing of what reads HTTP, and a soak of a whole proxy pod: `make fuzz`, `make soak`."""
