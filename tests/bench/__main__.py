@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.bench import install, picture, regression, report, results
-from tests.bench.contenders import DEFAULT, MAKERS, QUICK, Contender
+from tests.bench import install, interpreter, picture, price, regression, report, results
+from tests.bench.contenders import DEFAULT, MAKERS, QUICK, SUBJECT, Contender, nimway
 from tests.bench.install import say
 from tests.bench.rounds import Round, model_server, run_round
 from tests.bench.running import BenchError, choose_cpus
@@ -24,6 +24,8 @@ RECORD = FOLDER / "results.json"
 def main(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
     try:
+        if options.price:
+            return price.main(options.python, options.rounds or 3)
         if options.quick:
             recorded = regression.read_record(RECORD)
             return regression.compare(_measure(options), recorded)
@@ -37,7 +39,9 @@ def main(arguments: Sequence[str]) -> int:
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="nimway and HAProxy only, compared")
-    parser.add_argument("--rounds", type=int, help="rounds (default 7, quick 5)")
+    parser.add_argument("--price", action="store_true", help="what observing costs, by valgrind")
+    parser.add_argument("--python", help="run nimway on this Python (default: the fastest here)")
+    parser.add_argument("--rounds", type=int, help="rounds (default 7, quick 5, price 3)")
     parser.add_argument("--window-s", type=float, help="length of a measurement (default 2)")
     parser.add_argument("--only", help="contenders, by comma; the result is printed, not recorded")
     parser.add_argument("--litellm", action="store_true", help="measure LiteLLM 1.82.6, too")
@@ -50,7 +54,9 @@ def _measure(options: argparse.Namespace) -> results.Run:
     os.sched_setaffinity(0, {cpus.load})
     install.install_debian(["wrk", "haproxy"] if options.quick else ["wrk", "haproxy", "nginx"])
     goload = install.go_program("goload")
-    contenders = [MAKERS[name]() for name in _chosen(options)]
+    python, described = interpreter.choose(options.python)
+    makers = MAKERS | {SUBJECT: lambda: nimway(interpreter.environment(python))}
+    contenders = [makers[name]() for name in _chosen(options)]
     scenarios = [item for item in SCENARIOS if item.quick or not options.quick]
     rounds: list[Round] = []
     with model_server(goload, cpus.load) as (upstream, counter):
@@ -65,6 +71,7 @@ def _measure(options: argparse.Namespace) -> results.Run:
     if 2 * len(rounds) < count:
         raise BenchError(f"only {len(rounds)} of {count} rounds could be measured")
     about = _about(contenders) | {
+        "python": described,
         "window_s": bench.window_s,
         "duration_s": round(time.monotonic() - began_s),
     }
@@ -87,7 +94,6 @@ def _about(contenders: Sequence[Contender]) -> dict[str, Any]:
     return {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "machine": f"{_cpu_model()}, {os.cpu_count()} CPUs, Linux {kernel}",
-        "python": platform.python_version(),
         "versions": {item.name: item.version for item in contenders},
         "titles": {item.name: item.title for item in contenders},
     }

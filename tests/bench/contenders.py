@@ -89,16 +89,17 @@ def nginx() -> Contender:
     return Contender("nginx", "nginx `proxy_pass` (looks at nothing)", version, _nginx)
 
 
-def _nimway(site: Site) -> Launch:
-    arguments = [str(site.port), str(site.upstream), str(site.workers), MODEL]
-    root = install.HERE.parents[1]
-    environment = {"PYTHONPATH": f"{root / 'operator' / 'src'}:{root}"}
-    command = [sys.executable, "-m", "tests.bench.parent", *arguments]
-    return Launch(command, site.folder, environment)
+def nimway(python: Path = Path(sys.executable)) -> Contender:
+    """The product's code on `python`, which has what the lock file says."""
 
+    def launch(site: Site) -> Launch:
+        arguments = [str(site.port), str(site.upstream), str(site.workers), MODEL]
+        root = install.HERE.parents[1]
+        environment = {"PYTHONPATH": f"{root / 'operator' / 'src'}:{root}"}
+        command = [str(python), "-m", "tests.bench.parent", *arguments]
+        return Launch(command, site.folder, environment)
 
-def nimway() -> Contender:
-    return Contender(SUBJECT, "**Nimway**, everything on", metadata.version("nimway"), _nimway)
+    return Contender(SUBJECT, "**Nimway**, everything on", metadata.version("nimway"), launch)
 
 
 def goproxy() -> Contender:

@@ -36,8 +36,9 @@ def _about(run: Run) -> str:
         else ""
     )
     return (
-        f"`{COMMAND}` on {about['date']}: {about['machine']}, Python {about['python']}; "
-        f"{versions}. {len(run.rounds)} interleaved rounds, windows of {about['window_s']:g} s; "
+        f"`{COMMAND}` on {about['date']}: {about['machine']}; {versions}; "
+        f"Nimway on Python {about['python']}. "
+        f"{len(run.rounds)} interleaved rounds, windows of {about['window_s']:g} s; "
         "proxy on one CPU, load and model server on the other; medians, ranges in brackets."
         f"{noise}"
     )

@@ -1,5 +1,6 @@
 """The arithmetic and the verdicts of the benchmark; nothing is measured here."""
 
+import ast
 import os
 import socket
 import time
@@ -8,8 +9,11 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from tests.bench import install, picture, regression, report, results
+from nimway.proxy.metrics import Answered
+from tests.bench import install, interpreter, picture, regression, report, results, unobserved
 from tests.bench.contenders import DEFAULT, MAKERS, QUICK, REFERENCE, SUBJECT
+from tests.bench.interpreter import Interpreter
+from tests.bench.price import Price, render
 from tests.bench.results import Run
 from tests.bench.rounds import DIRECT, Round
 from tests.bench.running import BenchError, connections, cpu_s, process_tree
@@ -118,3 +122,29 @@ def test_cpu_time_and_connections_of_a_process_are_counted() -> None:
         port = server.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port)), server.accept()[0]:
             assert connections([me], port) == [1]
+
+
+def a_python(name: str, version: str, work_us: float) -> Interpreter:
+    return Interpreter(Path(name), version, "GCC", optimized=False, work_us=work_us)
+
+
+def test_the_proxy_runs_on_the_fastest_python_that_it_runs_on() -> None:
+    own, fast = a_python("own", "3.11.7", 400), a_python("fast", "3.13.1", 200)
+    old = a_python("old", "3.9.2", 100)
+    assert interpreter.fastest([own, old, fast]) == fast
+    assert fast.describe(own) == "3.13.1 (fast, GCC; 2.00 times as fast as 3.11.7 of the venv)"
+    assert own.describe(own) == "3.11.7 (own, GCC)"
+
+
+def test_the_price_takes_all_that_observes_out_of_the_exchange() -> None:
+    source = Path(unobserved.exchange.__file__).read_text(encoding="utf-8")
+    tree, found = unobserved.blind(source)
+    assert found == unobserved.OBSERVING
+    assert not any(name in ast.unparse(tree) for name in (".account", ".watch", ".meters"))
+    assert issubclass(unobserved.load_exchange(), Answered)
+
+
+def test_the_price_is_the_part_that_only_observing_takes() -> None:
+    price = Price("a request", observed=[100.0, 102.0, 99.0], blind=[95.0, 94.0, 96.0])
+    assert price.share == pytest.approx(0.05)
+    assert "| a request | 100 (99-102) | 95 (94-96) | 5.0 % |" in render([price], "3.11")
