@@ -29,7 +29,7 @@ async def serving_proxied() -> AsyncIterator[Inference]:
         run_proxy(
             Served(LLAMA, [("127.0.0.1", nim.server.port) for nim in (one, other)]),
             Served(EMBEDDER, [("127.0.0.1", embedder.server.port)]),
-            Served(NOT_READY, policy=Policy(queue_wait_max_s=0)),
+            Served(NOT_READY, policy=Policy(queue_wait_max_s=2)),
         ) as proxy,
     ):
         yield Inference(proxy.base_url, [LLAMA, NOT_READY, EMBEDDER], [one, other])

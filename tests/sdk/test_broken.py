@@ -37,6 +37,15 @@ def test_a_model_without_a_ready_replica_is_unavailable_and_says_when_to_retry(
     assert 0 < int(error["headers"]["retry-after"]) <= 60
 
 
+def test_the_comments_of_a_held_stream_are_no_events_and_its_end_is_an_error(
+    name: str, proxied: Inference
+) -> None:
+    error = attempt(name, proxied, "held_stream")
+    assert error["raised"] in ("APIError", "APIStatusError")
+    about = error["body"]["error"] if name == "nemo" else error
+    assert about["code"] == "model_not_ready"
+
+
 def test_a_request_that_ran_and_got_no_answer_is_not_run_again(
     name: str, proxied: Inference
 ) -> None:

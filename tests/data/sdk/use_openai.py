@@ -119,6 +119,16 @@ def not_ready() -> Any:
     return client(max_retries=0).completions.create(model="meta/not-ready", prompt="x")
 
 
+def held_stream() -> int:
+    stream = client(strict=False, max_retries=0).completions.create(
+        model="meta/not-ready",
+        prompt="x",
+        stream=True,
+        extra_headers={"x-nimway-heartbeat": "1"},
+    )
+    return len(list(stream))
+
+
 def broken_answer() -> Any:
     """Ask with the SDK's own retries, for a request that its model runs and never answers."""
     return client().completions.create(model=LLAMA, prompt="x")
@@ -145,7 +155,12 @@ STEPS: list[Callable[[], Any]] = [
 ]
 """What works against a single NIM and through the proxy."""
 
-STEPS_OF_THE_PROXY: list[Callable[[], Any]] = [not_ready, broken_answer, broken_stream]
+STEPS_OF_THE_PROXY: list[Callable[[], Any]] = [
+    not_ready,
+    held_stream,
+    broken_answer,
+    broken_stream,
+]
 """What only a proxy promises; asked for by name."""
 
 
