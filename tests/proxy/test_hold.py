@@ -282,6 +282,22 @@ async def test_the_queue_is_bounded_by_count_and_by_bytes() -> None:
         assert load(proxy) == (0, 2)
 
 
+async def test_sleeping_models_together_leave_room_for_the_bodies_of_others() -> None:
+    settings = replace(TEST_SETTINGS, held_bytes_max=300, bodies_bytes_max=1000)
+    asleep, other = Served("org/asleep"), Served("org/other")
+    async with (
+        run_model_server() as model,
+        run_proxy(asleep, other, Served(MODEL, [model.address]), settings=settings) as proxy,
+        connect(proxy.port) as first,
+        connect(proxy.port) as second,
+        connect(proxy.port) as third,
+    ):
+        await first.send(post(body("a" * 200, asleep.model)))
+        await until(lambda: proxy.server.held_bytes > 200)
+        assert_told(await second.ask(post(body("b" * 200, other.model))), "queue_full", 5)
+        assert (await third.ask(post(body("c" * 400)))).status == 200
+
+
 async def test_a_client_that_leaves_frees_its_place_at_once() -> None:
     async with (
         run_model_server() as model,

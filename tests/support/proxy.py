@@ -89,6 +89,7 @@ class ProxyHarness:
         return {
             "exchanges": len(self.server.exchanges),
             "bodies_bytes": self.server.bodies_bytes,
+            "held_bytes": self.server.held_bytes,
             "in_flight": sum(model.in_flight for model in models),
             "queued": sum(model.queued + len(model.room or ()) for model in models),
             "outstanding": sum(endpoint.outstanding for endpoint in endpoints),

@@ -25,10 +25,9 @@ from nimway.proxy.multipart import (
 )
 from nimway.proxy.paths import find_operation
 from nimway.proxy.retry import may_retry
-from nimway.proxy.route_key import read_key
+from nimway.proxy.route_key import choose_by_key
 from nimway.proxy.upstream import Upstream
 from nimway.proxy.wire import LAST_CHUNK, RequestHead, ResponseHead, build_request, build_response
-from nimway.routes import LEAST_REQUESTS
 
 _NEW, _HELD, _CONNECTING, _WAITING, _RELAYING, _DONE = range(6)
 
@@ -142,7 +141,7 @@ class Exchange(Framed):
         self._touched = now = host.now()
         self._cause = hold.BUSY if model.endpoints else hold.NOT_READY
         urgent = not model.endpoints and model.wake(now)
-        refusal = hold.refuse(model, self._name, host.settings, now, None if self._tried else size)
+        refusal = hold.refuse(model, self._name, host, now, None if self._tried else size)
         if refusal is not None:
             host.meters.count_hold(model.name, self._cause, hold.REFUSED, 0.0)
             self._answer(refusal)
@@ -154,6 +153,7 @@ class Exchange(Framed):
     def _join_room(self, model: Model, size: int, now: float) -> None:
         room = model.open_room()
         (room.rejoin if self._tried else room.join)(self, size)
+        self._host.held_bytes += size
         if not self._held_at:
             self._held_at = now
             if self._head.heartbeat_s and hold.is_streaming(self._body):
@@ -166,6 +166,7 @@ class Exchange(Framed):
     def _leave_room(self, model: Model, outcome: str) -> None:
         host = self._host
         model.open_room().leave(self)
+        host.held_bytes -= self._body_counted
         self._state = _NEW
         model.queued -= 1
         model.in_flight += 1
@@ -222,9 +223,8 @@ class Exchange(Framed):
             if fit and not free:
                 self._hold(model)
                 return
-            endpoint = self._choose_by_key(model, free) or choose_least(
-                free, (), now, host.random()
-            )
+            meant = choose_by_key(model, free, self._name, self._head, self._body)
+            endpoint = meant or choose_least(free, (), now, host.random())
         if endpoint is None:
             self._answer_unreachable()
             return
@@ -240,14 +240,6 @@ class Exchange(Framed):
             upstream.abort()  # at its end when picked: nothing was sent, no retry is spent
         self._state = _CONNECTING
         host.connect(endpoint, self)
-
-    def _choose_by_key(self, model: Model, free: list[Endpoint]) -> Endpoint | None:
-        """Return the endpoint meant for the request's session or prefix, where that decides."""
-        strategy = model.limits.strategy
-        if strategy == LEAST_REQUESTS or len(free) < 2:  # noqa: PLR2004 # no choice
-            return None
-        key = read_key(strategy, self._name, self._head, self._body)
-        return None if key is None else model.ring().choose(key, free)
 
     @property
     def timeout_connect_s(self) -> float:

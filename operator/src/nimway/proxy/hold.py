@@ -6,6 +6,7 @@ order of those who wait is `room.py`'s business, what becomes of them `exchange.
 """
 
 import math
+from typing import Protocol
 
 import msgspec
 
@@ -28,19 +29,31 @@ class _Streaming(msgspec.Struct):
     stream: bool | None = None
 
 
-def refuse(
-    model: Model, name: str, settings: Settings, now: float, size: int | None
-) -> Answer | None:
+class Holder(Protocol):
+    """The worker: what it holds of all models together."""
+
+    @property
+    def settings(self) -> Settings:
+        """Its limits."""
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of bodies of requests that wait."""
+
+
+def refuse(model: Model, name: str, host: Holder, now: float, size: int | None) -> Answer | None:
     """Return why a request with a body of `size` bytes may not begin to wait; None if it may.
 
     `size` is None for one that had its turn and comes back: there is always room for it.
     """
-    limits = model.limits
+    limits, settings = model.limits, host.settings
     if not model.endpoints and not (limits.queue_wait_s and limits.queue_requests):
         return answers.model_not_ready(name, find_retry_after(model, settings, now))
     room = model.open_room()
     if size is not None and (
-        len(room) >= limits.queue_requests or room.bytes + size > settings.queue_bytes_max
+        len(room) >= limits.queue_requests
+        or room.bytes + size > settings.queue_bytes_max
+        or host.held_bytes + size > settings.held_bytes_max
     ):
         return answers.queue_full(name, find_retry_after(model, settings, now))
     return None

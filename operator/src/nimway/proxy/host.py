@@ -21,6 +21,7 @@ class Host(Protocol):
     ready: bool
     stopping: bool
     hold_until: float
+    held_bytes: int
     bodies_bytes: int
     exchanges: "set[Exchange]"
 

@@ -6,8 +6,9 @@ needs a key; the body was parsed once before, so it is JSON, and no request fail
 
 import msgspec
 
+from nimway.proxy.catalog import Endpoint, Model
 from nimway.proxy.wire import RequestHead
-from nimway.routes import PREFIX_HASH
+from nimway.routes import LEAST_REQUESTS, PREFIX_HASH
 
 PART_BYTES_MAX = 1024
 """So much of the system's text and of the first message or prompt counts: later turns add to the
@@ -36,6 +37,17 @@ class _Message(msgspec.Struct):
 _keyed = msgspec.json.Decoder(_Keyed)
 _items = msgspec.json.Decoder(list[msgspec.Raw])
 _message = msgspec.json.Decoder(_Message)
+
+
+def choose_by_key(
+    model: Model, free: list[Endpoint], name: str, head: RequestHead, body: bytes
+) -> Endpoint | None:
+    """Return the endpoint meant for the request's session or prefix, where that decides."""
+    strategy = model.limits.strategy
+    if strategy == LEAST_REQUESTS or len(free) < 2:  # noqa: PLR2004 # no choice
+        return None
+    key = read_key(strategy, name, head, body)
+    return None if key is None else model.ring().choose(key, free)
 
 
 def read_key(strategy: str, name: str, head: RequestHead, body: bytes) -> bytes | None:

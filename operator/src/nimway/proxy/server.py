@@ -54,6 +54,7 @@ class Server:
         self.draining = False
         self.stopping = False
         self.hold_until = 0.0
+        self.held_bytes = 0
         self.dirty: list[Model] = []
         self.on_dirty: Callable[[], None] = _ignore
         self.on_urgent: Callable[[], None] = _ignore

@@ -58,6 +58,7 @@ class Settings:
     # Of those who wait, so many go to an endpoint in one step.
     queue_requests_max: int = 1000
     queue_bytes_max: int = 64 * MIB
+    held_bytes_max: int = 128 * MIB
     queue_wait_max_s: float = 50.0
     release_burst: int = 32
     release_step_s: float = 0.01
