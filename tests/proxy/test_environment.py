@@ -7,7 +7,9 @@ import sys
 import pytest
 
 from nimway.proxy import environment
+from nimway.proxy.policy import resolve
 from nimway.proxy.settings import Settings
+from nimway.routes import DEFAULT_POLICY, Policy
 
 
 def test_an_empty_environment_changes_nothing() -> None:
@@ -22,6 +24,31 @@ def test_every_variable_is_a_setting_and_takes_its_default() -> None:
         read = environment.read({environment.variable(name): text})
         assert read == {name: value}
         assert type(read[name]) is type(value)
+
+
+def test_what_a_model_says_wins_over_what_its_proxy_says() -> None:
+    names = ("CONNECT", "FIRST_BYTE", "IDLE", "TOTAL")
+    env = {f"NIMWAY_TIMEOUT_{name}_S": "7" for name in names}
+    env |= {"NIMWAY_QUEUE_REQUESTS_MAX": "7", "NIMWAY_QUEUE_WAIT_MAX_S": "7"}
+    settings = Settings(**environment.read(env))
+    own = Policy(
+        timeout_connect_s=1,
+        timeout_first_byte_s=2,
+        timeout_idle_s=3,
+        timeout_total_s=4,
+        queue_requests_max=5,
+        queue_wait_max_s=6,
+    )
+    for policy, expected in ((DEFAULT_POLICY, [7] * 6), (own, [1, 2, 3, 4, 5, 6])):
+        limits = resolve(policy, settings, workers=1)
+        assert [
+            limits.timeout_connect_s,
+            limits.timeout_first_byte_s,
+            limits.timeout_idle_s,
+            limits.timeout_total_s,
+            limits.queue_requests,
+            limits.queue_wait_s,
+        ] == expected
 
 
 def test_the_largest_body_that_is_taken_can_wait() -> None:
