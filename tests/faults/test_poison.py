@@ -19,8 +19,8 @@ CHANGES = 20 if FULL else 10
 """In each round, once beside a poisoned object that is tried again and again, once without."""
 
 SLOWER_MAX = 1.5
-NOISE_MS = {50: 30.0, 99: 200.0} if FULL else {50: 30.0}
-"""By percentile; of few changes the 99th is one that met something else on the machine."""
+NOISE_MS = {50: 30.0, 95: 150.0} if FULL else {50: 30.0}
+"""By percentile; the slowest of few changes is one that met something else on the machine."""
 
 TRIES_PER_S_MAX = 10.0
 """0.1, 0.2, 0.4 s …: most tries are in the first second."""
@@ -77,9 +77,9 @@ async def test_a_poisoned_object_among_many_slows_no_other(world: World) -> None
 
     quantiles = {key: statistics.quantiles(each, n=100) for key, each in took_ms.items()}
     sys.stdout.write(
-        f"{MODELS} models, p50/p99: beside poison {quantiles[True][49]:.0f}/"
-        f"{quantiles[True][98]:.0f} ms, without {quantiles[False][49]:.0f}/"
-        f"{quantiles[False][98]:.0f} ms; {tries} tries in {tried_s:.1f} s\n"
+        f"{MODELS} models, p50/p95: beside poison {quantiles[True][49]:.0f}/"
+        f"{quantiles[True][94]:.0f} ms, without {quantiles[False][49]:.0f}/"
+        f"{quantiles[False][94]:.0f} ms; {tries} tries in {tried_s:.1f} s\n"
     )
     for rank, noise_ms in NOISE_MS.items():
         beside, without = quantiles[True][rank - 1], quantiles[False][rank - 1]
