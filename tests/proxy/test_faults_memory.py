@@ -73,7 +73,7 @@ async def test_invented_names_add_no_series_and_no_memory() -> None:
                         await _skip(other)
 
         def series() -> int:
-            return len(repr(collect(proxy.server, 0)))
+            return len(repr(next(collect(proxy.server, 0))))
 
         await client.ask(post(BODY))
         await invent(0, 500)

@@ -78,7 +78,7 @@ def assert_told(answer: Answer, code: str, retry_after_s: int) -> None:
 
 def outcomes(proxy: ProxyHarness) -> dict[tuple[str, ...], float]:
     """Return the waits that ended: (cause, outcome) and how many."""
-    holds = collect(proxy.server, 0).values["holds"]
+    holds = next(collect(proxy.server, 0)).values["holds"]
     return {labels[1:]: numbers[0] for labels, numbers in holds}
 
 
@@ -92,7 +92,7 @@ async def test_a_held_request_is_answered_by_the_first_pod_that_gets_ready() -> 
         asking(proxy, "a") as [client],
     ):
         assert load(proxy) == (0, 1)
-        values = collect(proxy.server, 0).values
+        values = next(collect(proxy.server, 0)).values
         assert values["held"] == values["queued"] == [((MODEL,), [1])]
         wake(proxy, model)
         assert (await client.read()).status == 200
@@ -157,7 +157,7 @@ async def test_as_many_go_to_a_pod_as_it_has_places() -> None:
         wake(proxy, model)
         await until(lambda: len(gate.waiting) == 3)
         assert load(proxy) == (3, 5)
-        assert collect(proxy.server, 0).values["held"] == [((MODEL,), [0])]
+        assert next(collect(proxy.server, 0)).values["held"] == [((MODEL,), [0])]
         gate.open()
         await until(lambda: len(model.calls) == 4)
         gate.ended = True

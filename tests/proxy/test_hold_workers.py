@@ -110,8 +110,8 @@ async def reported(lines: asyncio.StreamReader, model: Served, demand: int) -> f
     """Return when a report says that the model was asked for so often."""
     while True:
         line = state.decode(await lines.readline())
-        load = line.models[model.to_route().key]
-        if load.demand_total >= demand:
+        load = line.models.get(model.to_route().key)
+        if load is not None and load.demand_total >= demand:
             return time.perf_counter()
 
 

@@ -241,7 +241,7 @@ def test_promtool_has_nothing_to_say(model: Model) -> None:
     meters = make()
     meters.account(answer(b"{" + USAGE + b"}", stream=True), model, CHAT, HEAD, 4.0)
     values = {metric.source: series_of(metric) for metric in exposition.METRICS}
-    values |= exposition.add_up([Counters(1, dict(meters.read()))])
+    values |= exposition.add_up([Counters(1, {name: list(found) for name, found in meters.read()})])
     text = exposition.encode_text(values)
     done = subprocess.run(
         [promtool, "check", "metrics"], input=text, capture_output=True, check=False

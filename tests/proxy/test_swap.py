@@ -2,21 +2,32 @@
 
 import gc
 import time
+from collections.abc import Iterator
+from typing import TypeVar
 
+from nimway.proxy.channel import Channel
 from nimway.proxy.endpoints import NamespaceEndpoints
 from nimway.proxy.messages import (
+    Counters,
     Endpoints,
+    Load,
     RouteEntry,
     ServiceEndpoints,
     Table,
     encode,
     split,
+    to_parent,
     to_worker,
 )
+from nimway.proxy.metrics import Answered, collect
 from nimway.proxy.server import Server
+from nimway.proxy.supervisor import Supervisor, WorkerHandle
+from nimway.proxy.wire import RequestHead
 from nimway.routes import Policy
 from tests.proxy.test_tables import build_slice
 from tests.support.proxy import TEST_SETTINGS
+
+T = TypeVar("T")
 
 MODELS = 10_000
 PAUSE_MAX_S = 0.020
@@ -72,6 +83,69 @@ async def test_ten_thousand_models_are_swapped_without_a_pause() -> None:
     assert max(spent) < PAUSE_MAX_S, sorted(spent)[-5:]
     assert len(server.catalog.listing) > MODELS
     gc.unfreeze()
+
+
+async def test_ten_thousand_models_in_use_are_scraped_and_swapped_without_a_pause() -> None:
+    server = Server(TEST_SETTINGS)
+    take(server, Table("1", build_routes(1)))
+    finished = Answered()
+    finished.status, finished.started, finished.first_byte_at = 200, 1.0, 1.5
+    finished.tail = b'{"usage":{"prompt_tokens":3,"completion_tokens":4}}'
+    for number, model in enumerate(server.catalog.models.values()):
+        model.demand_total += 1
+        server.changed(model)
+        server.meters.account(finished, model, "/v1/completions", RequestHead(), 2.0)
+        if number % 1000 == 0:
+            server.meters.settle()  # as the sweep does, more often than that
+    gc.freeze()
+    worker, parent = spend(encode_counters(server)), WorkerHandle(Channel(print, print))
+    decoded = [to_parent.decode(frame[4:]) for frame in worker[0]]
+    parts = [part for part in decoded if isinstance(part, Counters)]
+    taken = spend(parent.take_counters(part) for part in parts)
+    assert taken[0] == [False] * (len(parts) - 1) + [True]
+    assert parent.counters is not None
+    assert len(parent.counters.values["durations"]) == MODELS
+    assert len(parent.counters.values["endpoints"]) == MODELS
+    swapped = take(server, Table("2", build_routes(2)))
+    pauses = [*worker[1], *taken[1], *swapped]
+    assert max(pauses) < PAUSE_MAX_S, sorted(pauses)[-5:]
+    gc.unfreeze()
+
+
+def encode_counters(server: Server) -> Iterator[bytes]:
+    return (encode(part) for part in collect(server, 1))
+
+
+def spend(steps: Iterator[T]) -> tuple[list[T], list[float]]:
+    """Take `steps` one by one; return them and the CPU seconds of each."""
+    taken: list[T] = []
+    spent: list[float] = []
+    while True:
+        started = time.process_time()
+        try:
+            taken.append(next(steps))
+        except StopIteration:
+            return taken, spent
+        spent.append(time.process_time() - started)
+
+
+def test_the_load_is_added_up_as_it_changes_and_asking_costs_nothing() -> None:
+    supervisor = Supervisor(TEST_SETTINGS, count=2, host="127.0.0.1", port=1)
+    supervisor.replace_table(Table("1", build_routes(1)))
+    first, second = (WorkerHandle(Channel(print, print)) for _ in range(2))
+    supervisor._handles = {first, second}
+    supervisor._handle(first, encode(Load({"ns/model-1": (2, 1, 5), "ns/gone": (1, 1, 1)}))[4:])
+    supervisor._handle(second, encode(Load({"ns/model-1": (1, 0, 3)}))[4:])
+    supervisor._handle(first, encode(Load({"ns/model-1": (1, 0, 6)}))[4:])
+    assert supervisor.load() == {"ns/model-1": (2, 0, 9)}
+    supervisor._forget(second)
+    assert supervisor.load() == {"ns/model-1": (1, 0, 9)}
+    assert supervisor.load()["ns/model-2"] == (0, 0, 0)
+    supervisor.replace_table(Table("2", []))
+    assert supervisor.load() == {}
+    supervisor.replace_table(Table("1", build_routes(1)))
+    supervisor._handle(first, encode(Load({"ns/model-1": (1, 0, 1)}))[4:])
+    assert supervisor.load() == {"ns/model-1": (1, 0, 10)}
 
 
 def test_a_table_that_is_not_complete_changes_nothing() -> None:

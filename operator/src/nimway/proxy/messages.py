@@ -104,11 +104,13 @@ class Load(msgspec.Struct, tag=True, array_like=True, frozen=True):
 class Counters(msgspec.Struct, tag=True, array_like=True, frozen=True):
     """The worker's metrics since its start: per name, label values and numbers.
 
-    A counter or a gauge is one number, a histogram its buckets and, last, its sum.
+    A counter or a gauge is one number, a histogram its buckets and, last, its sum. They come in
+    parts, all of one number; the last one completes them (`more` is false).
     """
 
     number: int
     values: dict[str, list[tuple[tuple[str, ...], list[float]]]]
+    more: bool = False
 
 
 class Drained(msgspec.Struct, tag=True, array_like=True, frozen=True):

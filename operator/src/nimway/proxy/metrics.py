@@ -6,8 +6,8 @@ series. A line of the log has fixed keys and neither a prompt nor a key in it.
 
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Sized
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Sized
+from typing import Any, Protocol
 
 from nimway.proxy.catalog import Catalog, Model
 from nimway.proxy.messages import Counters
@@ -53,7 +53,12 @@ _LOG_LINE = (
     b'"bytes_out":%d,"input_tokens":%d,"output_tokens":%d}\n'
 )
 
+PART_ENTRIES = 500
+"""So many series are read at a time: requests are served between two parts of a scrape."""
+
 Labels = tuple[str, ...]
+Entry = tuple[Labels, list[float]]
+"""The label values of one series, and its numbers."""
 
 
 class Answered:
@@ -96,6 +101,11 @@ class Histogram:
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
         self.counts: list[float] = [0] * (len(bounds) + 2)
+
+    @property
+    def used(self) -> bool:
+        """Whether anything was counted."""
+        return any(self.counts)
 
     def observe(self, value: float) -> None:
         """Count `value`."""
@@ -188,6 +198,7 @@ class Meters:
         self._lines_max = max(1, settings.access_log_buffer_bytes // _LINE_BYTES)
         self._rows: dict[tuple[str, str, int], _Row] = {}
         self._unsettled: list[_Row] = []
+        self._series_of: dict[str, list[tuple[dict[Any, Any], Any]]] = {}  # each by its key
         self._histograms: dict[str, dict[Labels, Histogram]] = {}
         self._holds: dict[Labels, int] = {}
         self._ticked_at = 0.0
@@ -266,12 +277,14 @@ class Meters:
         if model is not None:
             row.join(self._find, name, label, status)
         self._rows[name, label, status] = row
+        self._series_of.setdefault(name, []).append((self._rows, (name, label, status)))
         return row
 
     def _find(self, series: str, bounds: tuple[float, ...], *labels: str) -> Histogram:
         found = self._histograms.setdefault(series, {})
         if labels not in found:
             found[labels] = Histogram(bounds)
+            self._series_of.setdefault(labels[0], []).append((found, labels))
         return found[labels]
 
     def _is_sampled(self) -> bool:
@@ -292,26 +305,22 @@ class Meters:
     def forget(self, names: frozenset[str]) -> None:
         """Drop the series of models that are no longer in the table."""
         self.settle()
-        for series in self._histograms.values():
-            for labels in [labels for labels in series if labels[0] not in names]:
-                del series[labels]
-        for key in [key for key in self._rows if key[0] and key[0] not in names]:
-            del self._rows[key]
+        for name in [name for name in self._series_of if name and name not in names]:
+            for series, key in self._series_of.pop(name):
+                del series[key]
         self._holds = {key: count for key, count in self._holds.items() if key[0] in names}
 
-    def read(self) -> Iterable[tuple[str, list[tuple[Labels, list[float]]]]]:
+    def read(self) -> Iterator[tuple[str, Iterable[Entry]]]:
         """Return what was counted: series, and for each its label values and numbers."""
         self.settle()
-        rows = self._rows.items()
+        rows = list(self._rows.items())
         yield (
             "requests",
-            [((name, path, str(status)), [row.count]) for (name, path, status), row in rows],
+            (((name, path, str(status)), [row.count]) for (name, path, status), row in rows),
         )
-        for series, found in self._histograms.items():
-            yield (
-                series,
-                [(labels, list(item.counts)) for labels, item in found.items() if any(item.counts)],
-            )
+        for series, found in list(self._histograms.items()):
+            items = list(found.items())
+            yield series, ((labels, list(item.counts)) for labels, item in items if item.used)
         yield "holds", [(labels, [count]) for labels, count in self._holds.items()]
         yield "delays", [((), list(self.delays.counts))]
         for name in ("retries", "ejections", "cancels", "broken", "lines_dropped"):
@@ -355,23 +364,35 @@ class Measured(Protocol):
         """Bytes of bodies held."""
 
 
-def collect(measured: Measured, number: int) -> Counters:
-    """Return one worker's counters for the answer to scrape `number`."""
-    meters = measured.meters
-    models = measured.catalog.models.values()
-    values: dict[str, list[tuple[Labels, list[float]]]] = {
-        **dict(meters.read()),
-        "in_flight": [((model.name,), [model.in_flight]) for model in models],
-        "queued": [((model.name,), [model.queued]) for model in models],
-        "held": [((m.name,), [0 if m.endpoints else m.queued]) for m in models],
-        "demand": [((model.name,), [model.demand_total]) for model in models],
-        "endpoints": [((model.name,), [len(model.endpoints)]) for model in models],
-    }
-    for name, value in (
-        ("cpu", time.process_time()),
-        ("connections", len(measured.connections)),
-        ("upstream_connections", len(measured.upstreams)),
-        ("bodies_bytes", measured.bodies_bytes),
-    ):
-        values[name] = [((), [value])]
-    return Counters(number, values)
+def collect(measured: Measured, number: int) -> Iterator[Counters]:
+    """Yield one worker's counters for the answer to scrape `number`, in parts of a few ms each.
+
+    Between two parts the loop may turn: what changes meanwhile is in one of them or in the next
+    scrape.
+    """
+    values: dict[str, list[Entry]] = {}
+    size = 0
+    for series, entries in _read_all(measured):
+        found = values.setdefault(series, [])
+        for entry in entries:
+            found.append(entry)
+            size += 1
+            if size == PART_ENTRIES:
+                yield Counters(number, values, more=True)
+                values = {series: (found := [])}
+                size = 0
+    yield Counters(number, values)
+
+
+def _read_all(measured: Measured) -> Iterator[tuple[str, Iterable[Entry]]]:
+    models = list(measured.catalog.models.values())
+    yield from measured.meters.read()
+    yield "in_flight", (((model.name,), [model.in_flight]) for model in models)
+    yield "queued", (((model.name,), [model.queued]) for model in models)
+    yield "held", (((m.name,), [0 if m.endpoints else m.queued]) for m in models)
+    yield "demand", (((model.name,), [model.demand_total]) for model in models)
+    yield "endpoints", (((model.name,), [len(model.endpoints)]) for model in models)
+    yield "cpu", [((), [time.process_time()])]
+    yield "connections", [((), [len(measured.connections)])]
+    yield "upstream_connections", [((), [len(measured.upstreams)])]
+    yield "bodies_bytes", [((), [measured.bodies_bytes])]

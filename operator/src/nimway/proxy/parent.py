@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from nimway import routes
 from nimway.proxy.admin import AdminServer
-from nimway.proxy.exposition import add_up, encode_text
+from nimway.proxy.exposition import Series, add_up, encode_text
 from nimway.proxy.feed import Feed
 from nimway.proxy.kube import KubeReader, load_configuration
 from nimway.proxy.messages import RouteEntry, ServiceEndpoints, Table
@@ -118,7 +118,8 @@ class Parent:
 
     async def metrics(self) -> bytes:
         """Return the Prometheus text."""
-        values = add_up(await self._supervisor.scrape())
+        reports = await self._supervisor.scrape()
+        values: dict[str, Series] = {}
         revision = self._supervisor.revision
         values["workers"] = {(): [self._supervisor.serving]}
         values["restarts"] = {(): [self._supervisor.restarts]}
@@ -128,7 +129,8 @@ class Parent:
         if revision:
             values["table"] = {(revision,): [1]}
             values["table_age"] = {(): [round(self._loop.time() - self._table_at, 3)]}
-        return encode_text(values)
+        # In a thread: with thousands of models it takes longer than an endpoint's event may wait.
+        return await asyncio.to_thread(lambda: encode_text(add_up(reports) | values))
 
     # Within.
 

@@ -75,7 +75,28 @@ class WorkerHandle:
         self.revision: str | None = None
         self.load: dict[str, _Load] = {}
         self.counters: Counters | None = None
+        self._draft = Counters(0, {})
         self.pings_missed = 0
+
+    def take_counters(self, part: Counters) -> bool:
+        """Take a part of the worker's counters; return whether that was the last one."""
+        if part.number != self._draft.number:
+            self._draft = Counters(part.number, {})
+        for name, entries in part.values.items():
+            self._draft.values.setdefault(name, []).extend(entries)
+        if not part.more:
+            self.counters, self._draft = self._draft, Counters(-1, {})
+        return not part.more
+
+
+_NOTHING: _Load = (0, 0, 0)
+
+
+class _Loads(dict[str, _Load]):
+    """The load of the models that were asked for; of the others, nothing."""
+
+    def __missing__(self, key: str) -> _Load:
+        return _NOTHING
 
 
 class Supervisor:
@@ -93,6 +114,8 @@ class Supervisor:
         self._sharing = Sharing(count)
         self._drain: Drain | None = None
         self._past_demand: dict[str, int] = {}
+        self._keys: frozenset[str] = frozenset()
+        self._load = _Loads()
         self._past = Counters(0, {})
         self._common_revision = ""
         self._scrape = 0
@@ -113,17 +136,13 @@ class Supervisor:
         """The last revision that all listening workers served at once, or "" before the first."""
         return self._common_revision if self.serving else ""
 
-    def load(self) -> dict[str, _Load]:
-        """Return per model: in flight, queued, and demand since the pod started."""
-        past = self._past_demand
-        routes = self._table.routes if self._table is not None else ()
-        total: dict[str, _Load] = {route.key: (0, 0, past.get(route.key, 0)) for route in routes}
-        for handle in self._handles:
-            for key, (in_flight, queued, demand) in handle.load.items():
-                if key in total:
-                    so_far = total[key]
-                    total[key] = so_far[0] + in_flight, so_far[1] + queued, so_far[2] + demand
-        return total
+    def load(self) -> Mapping[str, _Load]:
+        """Return per model: in flight, queued, and demand since the pod started.
+
+        It is added up with each report and not when asked for: a walk over all models with each
+        change would be most of what this process does. Models nobody asked for are not in it.
+        """
+        return self._load
 
     async def scrape(self) -> list[Counters]:
         """Return the counters of every worker that answers in time, and of those that ended."""
@@ -156,10 +175,13 @@ class Supervisor:
     def replace_table(self, table: Table) -> None:
         """Have every worker serve `table`; a model that comes back begins without load."""
         self._table = table
-        keys = {route.key for route in table.routes}
-        for handle in self._handles:
-            for key in handle.load.keys() - keys:
-                self._keep_demand(key, handle.load.pop(key))
+        self._keys = frozenset(route.key for route in table.routes)
+        for key in self._load.keys() - self._keys:
+            self._past_demand[key] = self._load.pop(key)[2]
+            for handle in self._handles:
+                handle.load.pop(key, None)
+        for key in self._past_demand.keys() & self._keys:
+            self._load[key] = 0, 0, self._past_demand.pop(key)
         for part in split(table):
             self._send(part)
 
@@ -281,14 +303,23 @@ class Supervisor:
         """Keep the totals of a worker that ended: a counter never goes back."""
         self._handles.discard(handle)
         for key, load in handle.load.items():
-            self._keep_demand(key, load)
+            self._add_load(key, (-load[0], -load[1], 0))
         if handle.counters is not None:
             self._past = self._keep((self._past, handle.counters))
         self._scraped.set()
         self.on_change()
 
-    def _keep_demand(self, key: str, load: _Load) -> None:
-        self._past_demand[key] = self._past_demand.get(key, 0) + load[2]
+    def _take_load(self, handle: WorkerHandle, models: Mapping[str, _Load]) -> None:
+        """Add what changed of one worker's load; models that left the table do not count."""
+        for key, new in models.items():
+            if key in self._keys:
+                old = handle.load.get(key, _NOTHING)
+                handle.load[key] = new
+                self._add_load(key, (new[0] - old[0], new[1] - old[1], new[2] - old[2]))
+
+    def _add_load(self, key: str, more: _Load) -> None:
+        so_far = self._load[key]
+        self._load[key] = so_far[0] + more[0], so_far[1] + more[1], so_far[2] + more[2]
 
     def _handle(self, handle: WorkerHandle, frame: bytes) -> None:
         message = to_parent.decode(frame)
@@ -299,11 +330,11 @@ class Supervisor:
                 self._common_revision = message.revision
                 self.on_change()
         elif isinstance(message, Load):
-            handle.load.update(message.models)
+            self._take_load(handle, message.models)
             (self.on_urgent if message.urgent else self.on_change)()
         elif isinstance(message, Counters):
-            handle.counters = message
-            self._scraped.set()
+            if handle.take_counters(message):
+                self._scraped.set()
         elif isinstance(message, Ping):
             handle.pings_missed = 0
         elif isinstance(message, Drained):

@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 from collections import deque
+from collections.abc import Iterator
 
 import msgspec
 import uvloop
@@ -21,6 +22,7 @@ import uvloop
 from nimway.proxy.channel import Channel
 from nimway.proxy.logs import LineWriter
 from nimway.proxy.messages import (
+    Counters,
     Drain,
     Drained,
     Endpoints,
@@ -66,6 +68,7 @@ class Worker:
         self._draining = False
         self._ended = asyncio.Event()
         self._frames: deque[bytes] = deque()
+        self._scrapes: deque[int] = deque()
         self._channel = Channel(self._take, self._ended.set)
 
     async def run(self, sock: socket.socket) -> None:
@@ -110,7 +113,9 @@ class Worker:
         elif isinstance(message, Ping):
             self._channel.send(message)
         elif isinstance(message, Scrape):
-            self._channel.send(collect(self._server, message.number))
+            self._scrapes.append(message.number)
+            if len(self._scrapes) == 1:
+                self._send_counters(collect(self._server, message.number))
         elif isinstance(message, Drain):
             self._drain(stop=message.stop)
 
@@ -132,9 +137,24 @@ class Worker:
     async def _drain_and_end(self) -> None:
         await self._server.drain(self._settings.drain_s)
         self._send_load()
-        self._channel.send(collect(self._server, 0))
+        self._scrapes.clear()
+        for part in collect(self._server, 0):
+            self._channel.send(part)
         self._channel.send(Drained())
         self._ended.set()
+
+    def _send_counters(self, parts: Iterator[Counters]) -> None:
+        """Send a part a turn of the loop: thousands of models make many, requests between."""
+        if not self._scrapes:
+            return  # the last counters of all were sent meanwhile
+        part = next(parts)
+        self._channel.send(part)
+        if not part.more:
+            self._scrapes.popleft()
+            if not self._scrapes:
+                return
+            parts = collect(self._server, self._scrapes[0])
+        self._loop.call_soon(self._send_counters, parts)
 
     def _write_lines(self, lines: bytes) -> None:
         self._server.meters.lines_dropped += self._writer.write(lines)
