@@ -1,7 +1,7 @@
 """PX-10 on a real control plane: proxies and models end, die and come back under load.
 
-Also the share of `maxConcurrency` that each of two proxies takes. A rolling restart of the proxies
-under load is in `test_path.py`.
+Also the share of `maxConcurrency` that each of two proxies takes, and SEC-2. A rolling restart of
+the proxies under load is in `test_path.py`.
 """
 
 import asyncio
@@ -218,7 +218,7 @@ def test_a_proxy_that_is_killed_takes_only_its_own_streams_along(
         ) as kept,
         clients(model, loads={through: 2}) as service,
     ):
-        os.kill(pid_of(victim), signal.SIGKILL)
+        os.kill(pid_with(f"POD_NAME={victim}\0"), signal.SIGKILL)
         killed = time.monotonic()
         eventually(lambda: lost.cut == each, 10, "its own streams are cut")
         eventually(lambda: len(proxy_pods(installed)) == 3, 60, "it is back")
@@ -239,16 +239,16 @@ def test_a_proxy_that_is_killed_takes_only_its_own_streams_along(
     eventually(lambda: metric(admin, "nimway_proxy_requests_in_flight", labels) == 0)
 
 
-def pid_of(pod: str) -> int:
-    """Return the first process of a pod's proxy container, as this machine sees it."""
+def pid_with(text: str) -> int:
+    """Return the oldest process, as this machine sees them, with this in its environment."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if f"POD_NAME={pod}\0" in (folder / "environ").read_text(errors="replace"):
+            if text in (folder / "environ").read_text(errors="replace"):
                 found.append(int(folder.name))
         except OSError:
             continue
-    assert found, pod
+    assert found, text
     return min(found)
 
 
@@ -355,3 +355,21 @@ def _most(control: int, seconds: float) -> int:
             engine = client.get(f"http://127.0.0.1:{control}/engine").json()
             most = max(most, engine["running"] + engine["waiting"])
     return most
+
+
+def test_what_a_user_writes_reaches_the_process_as_it_is_written(
+    installed: Installed, sandbox: Sandbox, models: str
+) -> None:
+    """SEC-2: no shell, no template and no expansion reads it; a name is plain from the start."""
+    assert sandbox.is_running()
+    nasty = "-- $(reboot) `id` ;&| \"quoted\" 'single' \\ {{ .Values }} %s\nsecond: line"
+    for number, refused in enumerate(("-x", "a$(HOME)", "a\nb", 'a"b', "a b", "a,b", "")):
+        with pytest.raises(AssertionError, match=r"spec\.model"):
+            installed.apply_model(models, f"refused-{number}", refused)
+    model = f"org/{models}-nasty"
+    installed.apply_model(models, "nasty", model, env=[{"name": "NASTY", "value": nasty}])
+    installed.wait_ready(models, "nasty")
+    assert installed.complete(model).status_code == 200
+    pid = pid_with(f"NIM_SERVED_MODEL_NAME={model}\0")
+    environ = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    assert f"NASTY={nasty}" in environ
