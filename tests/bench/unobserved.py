@@ -13,7 +13,7 @@ from typing import Any
 
 from nimway.proxy import exchange, worker
 
-OBSERVING = frozenset(("account", "watch", "tail", "first_byte_at", "bytes_out", "meters"))
+OBSERVING = frozenset(("account", "watch", "tail", "first_byte_at", "bytes_out", "meters", "picks"))
 """Attributes that only observing reads or writes; each must stand in `exchange.py`."""
 
 

@@ -11,15 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nimway.proxy import exposition
+from nimway.proxy.addresses import format_authority
 from nimway.proxy.catalog import Model
 from nimway.proxy.logs import LineWriter
 from nimway.proxy.messages import Counters, RouteEntry
-from nimway.proxy.metrics import DURATION_BUCKETS_S, Answered, Histogram, Meters
+from nimway.proxy.metrics import DURATION_BUCKETS_S, Answered, Entry, Histogram, Meters, collect
 from nimway.proxy.policy import resolve
 from nimway.proxy.settings import Settings
 from nimway.proxy.usage import TAIL_BYTES, read_usage
 from nimway.proxy.wire import RequestHead, read_request
 from nimway.routes import DEFAULT_POLICY
+from tests.proxy.test_conversations import BODY, MODEL
+from tests.support.proxy import Served, run_proxy
+from tests.support.proxy_wire import connect, post, run_model_server
 
 CHAT = "/v1/chat/completions"
 HEAD = read_request(b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nX-Request-Id: r-1\r\n\r\n")
@@ -182,6 +186,33 @@ def test_a_model_that_left_takes_its_series_with_it(model: Model) -> None:
     assert not any(
         labels and labels[0] == "org/m" for _, series in meters.read() for labels, _ in series
     )
+
+
+async def test_what_each_endpoint_got_is_counted_until_it_leaves() -> None:
+    async with run_model_server() as first, run_model_server() as second:
+        served = Served(MODEL, endpoints=[first.address, second.address])
+        async with run_proxy(served) as proxy, connect(proxy.port) as client:
+            for _ in range(6):
+                assert (await client.ask(post(BODY))).status == 200
+            values = next(collect(proxy.server, 1)).values
+            picks = {labels: int(numbers[0]) for labels, numbers in values["picks"]}
+            assert sum(picks.values()) == 6
+            assert {model for model, _ in picks} == {MODEL}
+            known = {f"127.0.0.1:{server.address[1]}" for server in (first, second)}
+            assert {address for _, address in picks} <= known
+            overheads = values["overheads"][0][1]
+            assert sum(overheads[:-1]) == 6 - len(proxy.server.upstreams)
+            assert 0 < overheads[-1] < 1
+            proxy.set_endpoints(served.name, [])
+            assert next(collect(proxy.server, 2)).values["picks"] == []
+
+
+def test_an_endpoint_s_counts_go_with_it_when_its_worker_ends() -> None:
+    picks: Counters = Counters(
+        1, {"picks": [(("m", "10.0.0.1:8"), [2]), (("m", "[fd::1]:8"), [3])]}
+    )
+    kept = exposition.keep_totals([picks], {"m"}, {format_authority("fd::1", 8)})
+    assert kept.values["picks"] == [(("m", "[fd::1]:8"), [3])]
 
 
 def test_a_late_loop_shows(model: Model) -> None:

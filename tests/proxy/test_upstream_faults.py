@@ -172,10 +172,14 @@ async def test_a_stream_that_breaks_off_ends_with_an_error_event_and_no_last_chu
         b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{",
         b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
         b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n",
+        SSE_HEAD[:-2] + b"Content-Encoding: gzip\r\n\r\n1\r\n\x1f\r\n",
     ],
+    ids=["length", "chunked", "coded events"],
 )
 @pytest.mark.parametrize("version", [b"1.1", b"1.0"])
-async def test_a_short_json_answer_never_looks_complete(part: bytes, version: bytes) -> None:
+async def test_a_short_answer_without_room_for_an_event_never_looks_complete(
+    part: bytes, version: bytes
+) -> None:
     async def script(call: Call) -> None:
         await call.send(part)
         await gate.wait()

@@ -32,6 +32,7 @@ GOOD_ANSWERS = [
     b"HTTP2-Settings: x\r\nConnection: close, x-hop\r\nX-Hop: 1\r\nX-Request-Id: x\r\n"
     b"Proxy-Authenticate: x\r\nContent-Type: text/event-stream\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 5\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: gzip\r\n\r\n",
     b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 5\r\n\r\n",
     b"HTTP/1.1 204 No\r\nContent-Length: 5\r\n\r\n",
     b"HTTP/1.1 204 No\r\nTransfer-Encoding: chunked\r\n\r\n",

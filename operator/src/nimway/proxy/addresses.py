@@ -26,3 +26,8 @@ def is_allowed(address: str, *, allow_loopback: bool) -> bool:
     return ip not in _METADATA and not (
         ip.is_link_local or ip.is_multicast or ip.is_unspecified or ip.is_reserved
     )
+
+
+def format_authority(address: str, port: int) -> str:
+    """Return `address:port` as it stands in a URL (RFC 3986 section 3.2.2)."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

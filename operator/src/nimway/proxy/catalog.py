@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from nimway.proxy.addresses import is_allowed
+from nimway.proxy.addresses import format_authority, is_allowed
 from nimway.proxy.health import Health
 from nimway.proxy.messages import RouteEntry, ServiceEndpoints
 from nimway.proxy.policy import Limits, resolve
@@ -32,14 +32,25 @@ _ServiceKey = tuple[str, str]
 class Endpoint:
     """One address that serves a model: its counters, and its idle connections, newest last."""
 
-    __slots__ = ("address", "authority", "health", "idle", "listed", "outstanding", "port")
+    __slots__ = (
+        "address",
+        "authority",
+        "ejections",
+        "health",
+        "idle",
+        "listed",
+        "outstanding",
+        "picks",
+        "port",
+    )
 
     def __init__(self, address: str, port: int) -> None:
         self.address = address
         self.port = port
-        host = f"[{address}]" if ":" in address else address
-        self.authority = f"{host}:{port}".encode()
+        self.authority = format_authority(address, port).encode()
         self.outstanding = 0
+        self.picks = 0
+        self.ejections = 0
         self.health = Health()
         self.idle: list[Upstream] = []
         self.listed = True
@@ -236,6 +247,15 @@ class Catalog:
     def models_behind(self, service: ServiceEndpoints) -> list[Model]:
         """Return the models in force that a Service serves."""
         return self._models_of.get((service.namespace, service.service), [])
+
+    def used_endpoints(self) -> list[tuple[str, Endpoint]]:
+        """Return every listed endpoint that got a request, after the name of its first model."""
+        return [
+            (models[0].name, endpoint)
+            for key, models in self._models_of.items()
+            for endpoint in self._services.get(key, {}).values()
+            if endpoint.picks
+        ]
 
     def endpoints(self) -> list[Endpoint]:
         """Return every endpoint that is listed."""

@@ -29,6 +29,7 @@ from nimway.proxy.route_key import choose_by_key
 from nimway.proxy.upstream import Upstream
 from nimway.proxy.wire import LAST_CHUNK, RequestHead, ResponseHead, build_request, build_response
 
+_SERVER_ERROR = 500
 _NEW, _HELD, _CONNECTING, _WAITING, _RELAYING, _DONE = range(6)
 
 
@@ -95,6 +96,7 @@ class Exchange(Framed):
 
     def _route(self, body: bytes, form: FormModel | None = None) -> None:
         host = self._host
+        self._touched = host.now()
         try:
             name = read_model(body) if form is None else form.name
             model = host.catalog.names.get(name)
@@ -182,6 +184,7 @@ class Exchange(Framed):
         if fit and not select_free(fit, model.limits.concurrency):
             return False
         self._leave_room(model, hold.RELEASED)
+        self._touched = self._host.now()
         self._dispatch(model)
         return True
 
@@ -214,7 +217,7 @@ class Exchange(Framed):
         if not model.endpoints:
             self._hold(model)
             return
-        self._touched = now = host.now()
+        now = self._touched
         if model.plain:
             endpoint = choose_least(model.endpoints, self._tried, now, host.random())
         else:
@@ -229,6 +232,7 @@ class Exchange(Framed):
             self._answer_unreachable()
             return
         self._endpoint = endpoint
+        endpoint.picks += 1
         endpoint.outstanding += 1
         if endpoint.health.ejected_until:
             endpoint.health.begin(now)
@@ -236,6 +240,7 @@ class Exchange(Framed):
             upstream = endpoint.idle.pop()
             if upstream.is_alive():
                 self._send(upstream, endpoint)
+                host.meters.overheads.append(host.now() - now)
                 return
             upstream.abort()  # at its end when picked: nothing was sent, no retry is spent
         self._state = _CONNECTING
@@ -275,6 +280,7 @@ class Exchange(Framed):
         )
         if more and self._host.budget.take():
             self._host.meters.retries += 1
+            self._touched = self._host.now()
             self._dispatch(model)
         else:
             self._answer_unreachable()
@@ -309,7 +315,7 @@ class Exchange(Framed):
         self.first_byte_at = self._host.now()
         self._host.bodies_bytes -= self._body_counted
         self._body_counted = 0
-        self._judge(failed=is_failure(head.status))
+        self._judge(failed=head.status >= _SERVER_ERROR and is_failure(head.status))
         self._event_stream = head.event_stream
         if self._heartbeat is not None and self._heartbeat.is_open:
             self._event_stream = True
@@ -457,9 +463,10 @@ class Exchange(Framed):
             self._leave_room(model, hold.LEFT)
         self._state = _DONE
         host.exchanges.discard(self)
-        host.bodies_bytes -= self._body_counted
-        self._body_counted = 0
-        self._body = b""
+        if self._body_counted:
+            host.bodies_bytes -= self._body_counted
+            self._body_counted = 0
+            self._body = b""
         self._release_endpoint()
         if model is not None:
             model.in_flight -= 1
@@ -487,4 +494,5 @@ class Exchange(Framed):
             if health.failures or health.ejections:
                 health.succeed()
         elif health.fail(host.now(), host.random(), host.settings):
+            endpoint.ejections += 1
             host.meters.ejections += 1

@@ -13,6 +13,7 @@ from nimway.proxy.metrics import (
     FIRST_TOKEN_BUCKETS_S,
     HOLD_BUCKETS_S,
     OUTPUT_TOKEN_BUCKETS_S,
+    OVERHEAD_BUCKETS_S,
     TOKEN_BUCKETS,
 )
 
@@ -38,6 +39,7 @@ class Metric:
 
 _MODEL = "gen_ai_request_model"
 _OPERATION = "gen_ai_operation_name"
+_ADDRESS = "address"  # always the last label
 MODEL_LABELS = frozenset(("model", _MODEL))
 
 METRICS = (
@@ -151,6 +153,27 @@ METRICS = (
         "cpu",
     ),
     Metric(
+        "nimway_proxy_endpoint_picks_total",
+        "counter",
+        "Requests that chose an endpoint, by model and address; it goes with the endpoint.",
+        "picks",
+        ("model", "address"),
+    ),
+    Metric(
+        "nimway_proxy_endpoint_ejections_total",
+        "counter",
+        "Times an endpoint was left out for failing, by model and address.",
+        "endpoint_ejections",
+        ("model", "address"),
+    ),
+    Metric(
+        "nimway_proxy_overhead_seconds",
+        "histogram",
+        "From a request's last byte to its being sent on, where a connection was there.",
+        "overheads",
+        bounds=OVERHEAD_BUCKETS_S,
+    ),
+    Metric(
         "nimway_proxy_loop_delay_seconds",
         "histogram",
         "How late a worker's timer was, four times a second: what waiting for the loop adds.",
@@ -217,8 +240,13 @@ def add_up(reports: Iterable[Counters]) -> dict[str, Series]:
     return total
 
 
-def keep_totals(reports: Iterable[Counters], models: Container[str]) -> Counters:
-    """Return what must not be lost of workers that ended: no gauge, no model out of the table."""
+def keep_totals(
+    reports: Iterable[Counters], models: Container[str], addresses: Container[str] = ()
+) -> Counters:
+    """Return what must not be lost of workers that ended.
+
+    That is no gauge, no model out of the table, and no endpoint but those of `addresses`.
+    """
     total = add_up(reports)
     kept: dict[str, list[tuple[tuple[str, ...], list[float]]]] = {}
     for metric in METRICS:
@@ -229,7 +257,8 @@ def keep_totals(reports: Iterable[Counters], models: Container[str]) -> Counters
         kept[metric.source] = [
             (labels, numbers)
             for labels, numbers in series.items()
-            if at < 0 or not labels[at] or labels[at] in models
+            if (at < 0 or not labels[at] or labels[at] in models)
+            and (_ADDRESS not in metric.labels or labels[-1] in addresses)
         ]
     return Counters(0, kept)
 

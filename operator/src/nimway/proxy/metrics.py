@@ -33,6 +33,7 @@ HOLD_BUCKETS_S = (
     *(0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
     *(10.0, 20.0, 30.0, 45.0, 60.0, 120.0, 300.0, 600.0),
 )
+OVERHEAD_BUCKETS_S = (1e-05, 2e-05, 5e-05, 1e-04, 2e-04, 5e-04, 0.001, 0.002, 0.005, 0.01, 0.1)
 DELAY_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
 
 _OK = 200
@@ -203,6 +204,8 @@ class Meters:
         self._holds: dict[Labels, int] = {}
         self._ticked_at = 0.0
         self.delays = Histogram(DELAY_BUCKETS_S)
+        self._overheads = Histogram(OVERHEAD_BUCKETS_S)
+        self.overheads: list[float] = []
         self.lines: list[bytes] = []
         self.on_full: Callable[[], None] = _ignore
         self.lines_dropped = 0
@@ -301,6 +304,7 @@ class Meters:
         rows, self._unsettled = self._unsettled, []
         for row in rows:
             row.settle()
+        self._overheads.observe_all(self.overheads)
 
     def forget(self, names: frozenset[str]) -> None:
         """Drop the series of models that are no longer in the table."""
@@ -323,6 +327,7 @@ class Meters:
             yield series, ((labels, list(item.counts)) for labels, item in items if item.used)
         yield "holds", [(labels, [count]) for labels, count in self._holds.items()]
         yield "delays", [((), list(self.delays.counts))]
+        yield "overheads", [((), list(self._overheads.counts))]
         for name in ("retries", "ejections", "cancels", "broken", "lines_dropped"):
             yield name, [((), [getattr(self, name)])]
 
@@ -392,6 +397,9 @@ def _read_all(measured: Measured) -> Iterator[tuple[str, Iterable[Entry]]]:
     yield "held", (((m.name,), [0 if m.endpoints else m.queued]) for m in models)
     yield "demand", (((model.name,), [model.demand_total]) for model in models)
     yield "endpoints", (((model.name,), [len(model.endpoints)]) for model in models)
+    used = measured.catalog.used_endpoints()
+    yield "picks", (((m, e.authority.decode()), [e.picks]) for m, e in used)
+    yield "endpoint_ejections", (((m, e.authority.decode()), [e.ejections]) for m, e in used)
     yield "cpu", [((), [time.process_time()])]
     yield "connections", [((), [len(measured.connections)])]
     yield "upstream_connections", [((), [len(measured.upstreams)])]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from nimway.proxy.addresses import format_authority
 from nimway.proxy.channel import Channel
 from nimway.proxy.exposition import keep_totals
 from nimway.proxy.messages import (
@@ -161,7 +162,12 @@ class Supervisor:
 
     def _keep(self, reports: Iterable[Counters]) -> Counters:
         models = {route.model for route in self._table.routes} if self._table is not None else set()
-        return keep_totals(reports, models)
+        addresses = {
+            format_authority(*address)
+            for service in self._endpoints.values()
+            for address in service.ready
+        }
+        return keep_totals(reports, models, addresses)
 
     # What the parent says.
 

@@ -120,6 +120,7 @@ class ResponseHead(Head):
     status = 0
     line = b""
     event_stream = False
+    encoded = False
 
     def body_length(self, method: bytes) -> int:
         """Return the length that RFC 9112 section 6.3 gives the body, if it is not chunked."""
@@ -163,8 +164,9 @@ def read_response(data: bytes, fields_max: int = 100, line_bytes_max: int = 1638
     head.read_fields(lines, _response_lines)
     if head.status in BODILESS:
         _drop_framing(head)
-    elif head.length is not None:
-        head.event_stream = False  # an error event has no room within a declared length
+    elif head.length is not None or head.encoded:
+        # An error event has no room within a declared length, and no meaning in a coded one.
+        head.event_stream = False
     return head
 
 
@@ -320,6 +322,12 @@ def _rule_content_type(head: ResponseHead, value: bytes) -> bool:
     return True
 
 
+def _rule_content_encoding(head: ResponseHead, value: bytes) -> bool:
+    if value.lower() != b"identity":
+        head.encoded = True
+    return True
+
+
 def _rule_drop(head: Head, value: bytes) -> None:
     """RFC 9110 section 7.6.1: the field is about one hop only, or is set anew by us."""
 
@@ -348,6 +356,7 @@ REQUEST_RULES: dict[bytes, Rule] = {
 RESPONSE_RULES: dict[bytes, Rule] = {
     **_HOP_BY_HOP,
     b"content-type": _rule_content_type,
+    b"content-encoding": _rule_content_encoding,
     b"proxy-authenticate": _rule_drop,
     b"x-request-id": _rule_drop,
 }
