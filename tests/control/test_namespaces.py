@@ -40,8 +40,12 @@ def test_a_trusted_proxy_serves_what_it_says(
 def test_another_one_serves_its_own_namespace_only(spec: dict[str, Any], field: str) -> None:
     own = samples.proxy(namespace="team", namespaces=["team"])
     assert resolve_proxy(own, trusted=TRUSTED).namespaces == ("team",)
-    with pytest.raises(NamespaceNotAllowedError, match=rf"spec\.{field}: .* from: nimway-system"):
+    told = rf"spec\.{field}: .* from: nimway-system"
+    with pytest.raises(NamespaceNotAllowedError, match=told) as caught:
         resolve_proxy(samples.proxy(namespace="team", **spec), trusted=TRUSTED)
+    confined = caught.value.confined
+    assert confined.namespaces == ("team",)
+    assert confined.spec.namespace_selector is None
 
 
 def _namespace(version: int, **labels: str) -> dict[str, Any]:

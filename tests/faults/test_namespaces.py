@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from nimway.control.kinds import NAMESPACE, PROXY, ROLE_BINDING
+from nimway.control.kinds import CONFIG_MAP, NAMESPACE, PROXY, ROLE_BINDING
+from nimway.routes import decode
 from tests.control.process import condition, create
 from tests.faults.world import World, model, proxy, until
 from tests.support.cluster import Cluster
@@ -180,3 +181,35 @@ async def test_a_namespace_that_is_not_chosen_any_more_holds_no_name(
     await _next_second(world, first)
     await world.apply(model(b, "second", model="org/name"))
     await world.routed("second", name="red", timeout_s=PROMPT_S)
+
+
+async def test_where_trust_is_taken_back_others_are_served_no_more(
+    world: World, others: tuple[str, str]
+) -> None:
+    a, b = others
+    await label(world, b, "red")
+    selector = {"matchLabels": {LABEL: "red"}}
+    await create(world.api, PROXY, proxy(a, "far", namespaceSelector=selector))
+    await world.apply(model(a, "own"), model(b, "two"))
+    world.others = others
+    operator = world.start(NIMWAY_TRUSTED_PROXY_NAMESPACES=a)
+
+    async def reaches() -> bool:
+        return await bindings(world, "far", *others) == {a, b}
+
+    await until(reaches, "the proxy may look into the other namespace")
+    operator.stop()
+    world.start()
+
+    async def told() -> bool:
+        live = await world.api.get(PROXY, a, "far")
+        return bool(condition(live, "Stalled").get("reason") == "NamespaceNotAllowed")
+
+    await until(told, "the proxy is told")
+
+    async def confined() -> bool:
+        live = await world.api.get(CONFIG_MAP, a, "nimway-far-routes")
+        routed = {route.name for route in decode(live["data"]).routes}
+        return routed == {"own"} and await bindings(world, "far", *others) == {a}
+
+    await until(confined, "it serves its own namespace alone")

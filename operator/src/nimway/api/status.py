@@ -170,7 +170,7 @@ REASON_HELP: Final[Mapping[Reason, tuple[str, str]]] = MappingProxyType(
         ),
         Reason.NAMESPACE_NOT_ALLOWED: (
             "A NIMProxy may serve other namespaces only in the release's own namespace or in a "
-            "trusted one, named in the message. What it served before stays.",
+            "trusted one, named in the message. One that could before serves its own namespace.",
             "Move it there, or have its namespace added to operator.trustedProxyNamespaces.",
         ),
         Reason.TABLE_TOO_LARGE: (

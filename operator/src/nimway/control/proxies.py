@@ -29,7 +29,12 @@ from nimway.control.kinds import (
 )
 from nimway.control.plan import is_ours
 from nimway.control.problems import REPORTED, outcome_of
-from nimway.control.resolve import Owner, ResolvedProxy, resolve_proxy
+from nimway.control.resolve import (
+    NamespaceNotAllowedError,
+    Owner,
+    ResolvedProxy,
+    resolve_proxy,
+)
 from nimway.control.routing import Candidate, Decision, candidate, decide, matches
 from nimway.routes import KEY_PACKED, RoutesError, TableTooLargeError, decode, decode_shard
 
@@ -135,8 +140,14 @@ class ProxyReconciler:
         return not known and self._context.settings.watches(namespace)
 
     async def _apply(self, live: Manifest, key: str) -> Problem | None:
-        context = self._context
-        proxy = resolve_proxy(live, trusted=context.settings.trusted)
+        context, refusal = self._context, None
+        try:
+            proxy = resolve_proxy(live, trusted=context.settings.trusted)
+        except NamespaceNotAllowedError as error:
+            proxy, refusal = error.confined, outcome_of(error).problem
+            if not context.store.get(CONFIG_MAP, proxy.owner.namespace, _head_name(proxy)):
+                raise
+            # It could once, or asked for less before: others are served no more, its own are.
         decision = await self._decide(key, proxy)
         rights = desired.build_rights(proxy, decision.table.namespaces, context.settings.proxy)
         tables, problem = self._build_tables(key, proxy, decision)
@@ -151,7 +162,7 @@ class ProxyReconciler:
             await self._publish(proxy.owner, key, decision, tables)
         await context.applier.apply_all(workload, proxy.owner)
         await context.applier.prune(everything, proxy.owner)
-        return problem
+        return refusal or problem
 
     async def _decide(self, key: str, proxy: ResolvedProxy) -> Decision:
         """Decide the table; reports of pods and status writes alone lead to no other."""
@@ -377,3 +388,7 @@ class ProxyReconciler:
         if decision is None or current == 0 or current < book.pods_ready(key):
             return None
         return decision.table.revision
+
+
+def _head_name(proxy: ResolvedProxy) -> str:
+    return names.routes_name(proxy.owner.name)

@@ -40,10 +40,6 @@ class InvalidSpecError(Exception):
     """The object cannot work as it is declared; the text names the field and what is allowed."""
 
 
-class NamespaceNotAllowedError(InvalidSpecError):
-    """A NIMProxy wants to serve namespaces that it may not reach into."""
-
-
 @dataclass(frozen=True, slots=True)
 class Owner:
     """The object for which children are made."""
@@ -85,6 +81,17 @@ class ResolvedProxy:
     namespaces: tuple[str, ...] | None
 
 
+class NamespaceNotAllowedError(InvalidSpecError):
+    """A NIMProxy wants to serve namespaces that it may not reach into.
+
+    `confined` is that proxy within its own namespace: what may be left of one that once could.
+    """
+
+    def __init__(self, text: str, confined: ResolvedProxy) -> None:
+        super().__init__(text)
+        self.confined = confined
+
+
 def resolve_model(manifest: Manifest) -> ResolvedModel:
     """Parse and check a NIMModel.
 
@@ -122,16 +129,17 @@ def resolve_proxy(manifest: Manifest, *, trusted: frozenset[str]) -> ResolvedPro
     namespaces: tuple[str, ...] | None = tuple(spec.namespaces or (owner.namespace,))
     if namespaces == ("*",) or spec.namespace_selector is not None:
         namespaces = None
+    generation = manifest["metadata"]["generation"]
     reaches_out = namespaces is None or set(namespaces) != {owner.namespace}
     if reaches_out and owner.namespace not in trusted:
         field = "namespaces" if spec.namespaces else "namespaceSelector"
+        within = spec.model_copy(update={"namespaces": None, "namespace_selector": None})
         raise NamespaceNotAllowedError(
             f"spec.{field}: a NIMProxy in namespace {owner.namespace} may serve only that "
-            f"namespace; serving others is allowed from: {', '.join(sorted(trusted)) or 'nowhere'}"
+            f"namespace; serving others is allowed from: {', '.join(sorted(trusted)) or 'nowhere'}",
+            ResolvedProxy(owner, generation, within, (owner.namespace,)),
         )
-    return ResolvedProxy(
-        owner=owner, generation=manifest["metadata"]["generation"], spec=spec, namespaces=namespaces
-    )
+    return ResolvedProxy(owner, generation, spec, namespaces)
 
 
 def owner_of(kind: Kind, manifest: Manifest) -> Owner:
