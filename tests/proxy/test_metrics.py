@@ -208,10 +208,9 @@ async def test_what_each_endpoint_got_is_counted_until_it_leaves() -> None:
 
 
 def test_an_endpoint_s_counts_go_with_it_when_its_worker_ends() -> None:
-    picks: Counters = Counters(
-        1, {"picks": [(("m", "10.0.0.1:8"), [2]), (("m", "[fd::1]:8"), [3])]}
-    )
-    kept = exposition.keep_totals([picks], {"m"}, {format_authority("fd::1", 8)})
+    picks: list[Entry] = [(("m", "10.0.0.1:8"), [2]), (("m", "[fd::1]:8"), [3])]
+    addresses = {format_authority("fd::1", 8)}
+    kept = exposition.keep_totals([Counters(1, {"picks": picks})], {"m"}, addresses)
     assert kept.values["picks"] == [(("m", "[fd::1]:8"), [3])]
 
 

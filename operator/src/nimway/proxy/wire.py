@@ -10,15 +10,7 @@ import re
 
 import httptools
 
-from nimway.proxy.lines import (
-    CRLF,
-    HEAD_END,
-    FieldLines,
-    FirstLines,
-    Rule,
-    WireError,
-    check_line,
-)
+from nimway.proxy.lines import CRLF, HEAD_END, FieldLines, FirstLines, Rule, WireError, check_line
 
 __all__ = ["CRLF", "HEAD_END", "WireError"]  # callers need not know of lines.py
 
