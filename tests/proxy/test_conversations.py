@@ -425,5 +425,5 @@ async def test_invented_names_add_no_series() -> None:
         for number in range(200):
             await client.ask(post(b'{"model":"invented-%d"}' % number))
         counted = dict(proxy.server.meters.read())
-        assert counted["requests"] == [(("", "/v1/completions", "404"), [200])]
+        assert list(counted["requests"]) == [(("", "/v1/completions", "404"), [200])]
         assert "durations" not in counted
