@@ -71,7 +71,8 @@ async def test_a_held_stream_gets_comments_and_then_its_events() -> None:
         sleeping() as proxy,
         connect(proxy.port) as client,
     ):
-        await hold_request(proxy, client)
+        coded = post(STREAM, fields="x-nimway-heartbeat: 10\r\nAccept-Encoding: gzip\r\nX-A: b\r\n")
+        await hold_request(proxy, client, coded)
         proxy.advance(10.1)
         head = await read_head(client)
         assert head.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n")
@@ -84,6 +85,8 @@ async def test_a_held_stream_gets_comments_and_then_its_events() -> None:
         assert answer.clean
         assert answer.body == COMMENT * 2 + b"data: 1\n\ndata: [DONE]\n\n"
         assert b"x-nimway-heartbeat" not in model.calls[0].head.lower()
+        assert not model.calls[0].field(b"accept-encoding")
+        assert model.calls[0].field(b"x-a") == [b"b"]
         assert (await client.reader.read(2)) == b"\r\n"  # the empty trailers; nothing else follows
         # The connection is as good as any.
         assert (await client.ask(post(STREAM))).status == 200
@@ -138,6 +141,12 @@ async def test_a_short_hold_is_answered_with_the_real_status() -> None:
             "The model server answered with status 429 and no stream.",
         ),
         (OK, "upstream_error", "The model server answered with status 200 and no stream."),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: gzip\r\n"
+            b"Content-Length: 4\r\n\r\n\x1f\x8b\x08\x00",
+            "upstream_error",
+            "The model server answered with status 200 and no stream.",
+        ),
     ],
 )
 async def test_what_is_no_stream_becomes_the_last_event(

@@ -4,10 +4,14 @@ Owns what of an exchange its framing needs, and the bytes that framing adds. Wha
 is `exchange.py`'s business, which builds on this.
 """
 
+import re
+
 from nimway.proxy.downstream import Downstream
 from nimway.proxy.heartbeat import COMMENT, Heartbeat, build_stream_head
 from nimway.proxy.metrics import Answered
 from nimway.proxy.wire import RequestHead, ResponseHead, build_response
+
+ACCEPT_ENCODING = re.compile(rb"(?i)accept-encoding:")
 
 
 class Framed(Answered):
@@ -54,6 +58,8 @@ class Framed(Answered):
         if not heartbeat.is_open:
             heartbeat.is_open = True
             head = build_stream_head()
+            fields = self._head.fields  # the head out says no coding, so none may come
+            self._head.fields = [line for line in fields if not ACCEPT_ENCODING.match(line)]
             framing = self._plan_framing(head, done=False)
             parts.append(build_response(head, self._head.request_id, framing))
         heartbeat.plan_next(now)

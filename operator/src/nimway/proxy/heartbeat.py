@@ -87,7 +87,12 @@ class Heartbeat:
 
 
 def _is_stream(head: ResponseHead) -> bool:
-    """Return whether events come; the fields still say so where a length is declared."""
+    """Return whether events come; the fields still say so where a length is declared.
+
+    Coded ones do not fit into a stream that began plain.
+    """
+    if head.encoded:
+        return False
     lines = (line.lower().partition(b":") for line in head.fields)
     return head.event_stream or any(
         name == b"content-type" and value.strip().startswith(_EVENT_STREAM)
