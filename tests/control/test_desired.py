@@ -13,6 +13,7 @@ from nimway.control.desired.model import (
     build_deployment,
     build_model,
     build_model_monitor,
+    count_replicas,
 )
 from nimway.control.desired.pod import build_env, build_template
 from nimway.control.desired.proxy import (
@@ -100,6 +101,18 @@ def test_a_proxys_children_are_the_golden_ones(
     if monitor := build_proxy_monitor(proxy):
         children.append(("ServiceMonitor", monitor))
     golden(f"control/proxy-{case}.yaml", _yaml(children))
+
+
+@pytest.mark.parametrize(
+    ("declared", "there", "expected"), [(9, None, 4), (9, 2, 4), (9, 6, 6), (3, 6, 3), (0, 2, 0)]
+)
+def test_pods_above_lowered_bounds_wait_to_be_ranked(
+    declared: int, there: int | None, expected: int
+) -> None:
+    autoscaling = {"minReplicas": 0, "maxReplicas": 4}
+    model = samples.resolved(replicas=declared, autoscaling=autoscaling)
+    live = None if there is None else {**build_deployment(model, None), "spec": {"replicas": there}}
+    assert count_replicas(model, live) == expected
 
 
 def test_the_routing_config_map_can_be_read_back() -> None:

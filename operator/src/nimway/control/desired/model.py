@@ -66,7 +66,7 @@ def build_deployment(model: ResolvedModel, live: Manifest | None) -> Manifest:
         DEPLOYMENT,
         meta,
         spec={
-            "replicas": model.replicas,
+            "replicas": count_replicas(model, live),
             "progressDeadlineSeconds": spec.startup_timeout_seconds + SCHEDULING_S,
             "revisionHistoryLimit": REVISIONS_KEPT,
             "selector": {"matchLabels": _selector(model)},
@@ -80,6 +80,16 @@ def build_deployment(model: ResolvedModel, live: Manifest | None) -> Manifest:
             "template": template,
         },
     )
+
+
+def count_replicas(model: ResolvedModel, live: Manifest | None) -> int:
+    """Return the Deployment's count.
+
+    Pods above the bounds of `autoscaling` are never made; those that are there when the bounds are
+    lowered stay until the autoscaler has ranked them and lowered the declared count.
+    """
+    there = live.get("spec", {}).get("replicas", 0) if live else 0
+    return max(model.replicas, min(model.spec.replicas, there))
 
 
 def frozen_template(intent: str, live: Manifest | None, digest: str) -> Manifest | None:
