@@ -41,6 +41,30 @@ def test_each_chunk_stays_a_piece_of_its_own() -> None:
     assert Dechunker().feed(b"2\r\nab\r\n1\r\nc\r\n3\r\nde") == [b"ab", b"c", b"de"]
 
 
+_CHUNKS = st.lists(st.binary(min_size=1, max_size=40) | st.just(b"\r\n"), max_size=4)
+
+
+@given(_CHUNKS, st.binary(max_size=9), st.sampled_from([b"%x", b"%X", b"0%x", b"%x;a=b", b"+%x"]))
+def test_whole_chunks_are_read_as_byte_by_byte(
+    chunks: list[bytes], noise: bytes, size: bytes
+) -> None:
+    data = [size % len(chunk) + b"\r\n" + chunk + b"\r\n" for chunk in chunks]
+    whole, trickled = Dechunker(), Dechunker()
+    for part in (*data, noise):
+        single = [part[at : at + 1] for at in range(len(part))]
+        outcomes = [_try(whole, [part]), _try(trickled, single)]
+        assert outcomes[0] == outcomes[1]
+        if outcomes[0] is None:
+            break
+
+
+def _try(dechunker: Dechunker, parts: list[bytes]) -> bytes | None:
+    try:
+        return b"".join(piece for part in parts for piece in dechunker.feed(part))
+    except WireError:
+        return None
+
+
 class _Body:
     def __init__(self) -> None:
         self.body = b""

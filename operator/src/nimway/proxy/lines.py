@@ -31,6 +31,7 @@ _PLAIN_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]++):([\t\x20-\x7e]*+)")
 """RFC 9110 section 5: a token, a colon, and text in ASCII. llhttp reads such a line no otherwise,
 but for the fields below, of which it reads the values, too."""
 
+_PLAIN_SIZE = re.compile(rb"[0-9A-Fa-f]{1,4}")
 _READ_BY_LLHTTP = frozenset(
     (b"connection", b"proxy-connection", b"transfer-encoding", b"upgrade", b"content-length")
 )
@@ -140,7 +141,7 @@ def read_plain(line: bytes) -> tuple[bytes, bytes, bytes] | None:
 
 
 class FirstLines(dict[bytes, T]):
-    """First lines of heads, by what `read` says of them; bounded, and emptied when full."""
+    """First lines of heads and chunks, and hosts: what `read` says of each; emptied when full."""
 
     def __init__(self, read: Callable[[bytes], T]) -> None:
         super().__init__()
@@ -153,6 +154,11 @@ class FirstLines(dict[bytes, T]):
             self.clear()
         self[line] = read
         return read
+
+
+def read_chunk_size(line: bytes) -> int:
+    """Return the size in a chunk's first line that is plain hex, or 0 for another line."""
+    return int(line, 16) if _PLAIN_SIZE.fullmatch(line) else 0
 
 
 class _Fields:

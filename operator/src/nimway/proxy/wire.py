@@ -10,7 +10,16 @@ import re
 
 import httptools
 
-from nimway.proxy.lines import CRLF, HEAD_END, FieldLines, FirstLines, Rule, WireError, check_line
+from nimway.proxy.lines import (
+    CRLF,
+    HEAD_END,
+    FieldLines,
+    FirstLines,
+    Rule,
+    WireError,
+    check_line,
+    read_chunk_size,
+)
 
 __all__ = ["CRLF", "HEAD_END", "WireError"]  # callers need not know of lines.py
 
@@ -25,6 +34,7 @@ BODILESS = (204, NOT_MODIFIED)
 """Statuses of answers that never have a body (RFC 9112 section 6.3, rule 1)."""
 
 CHUNK_LINE_BYTES_MAX = 256
+SMALL_BYTES = 4096
 TRAILER_BYTES_MAX = 8 * 1024
 LENGTH_DIGITS_MAX = 18
 HEARTBEAT_S_MAX = 60
@@ -55,9 +65,8 @@ _FORBIDDEN_TRAILERS = (b"content-length", b"transfer-encoding", b"host", b"conne
 class Head:
     """What both kinds of head share.
 
-    `fields` are the lines to pass on, each with its CRLF. `length` is the declared Content-Length
-    or None; `keep_alive` says whether the peer means to go on using the connection. `whole` is
-    false once a rule has set what concerns other fields.
+    `fields` are the lines to pass on, each with its CRLF; `length` is Content-Length or None.
+    `keep_alive`: the peer goes on using the connection; `whole`: no rule concerns other fields.
     """
 
     # Defaults stand at the class: a head sets few of them.
@@ -134,8 +143,7 @@ def read_request(data: bytes, fields_max: int = 100, line_bytes_max: int = 16384
     head.method, absolute, head.path, head.query, head.minor = _request_first[lines.pop(0)]
     head.read_fields(lines, _request_lines)
     if absolute:
-        target = _read_absolute_form(head, absolute)
-        head.path, mark, query = target.partition(b"?")
+        head.path, mark, query = _read_absolute_form(head, absolute).partition(b"?")
         head.query = mark + query
     if head.host is None and head.minor == 1:
         raise WireError(400, "Host is missing")
@@ -213,10 +221,6 @@ def _read_status_line(line: bytes) -> tuple[int, int, bytes]:
     return int(match[1]), int(match[2]), b"HTTP/1.1 " + line[9:]
 
 
-def _is_host(value: bytes) -> bool:
-    return HOST_FORM.fullmatch(value) is not None
-
-
 def _read_absolute_form(head: RequestHead, target: bytes) -> bytes:
     """RFC 9112 section 3.2.2: the target's authority replaces Host; return the origin-form."""
     match = ABSOLUTE_FORM.fullmatch(target)
@@ -224,8 +228,7 @@ def _read_absolute_form(head: RequestHead, target: bytes) -> bytes:
         raise WireError(400, "malformed request target")
     if head.host is not None:
         head.host = match[1]
-    rest = match[2]
-    return rest if rest.startswith(b"/") else b"/" + rest
+    return match[2] if match[2].startswith(b"/") else b"/" + match[2]
 
 
 def _check_chunked(head: Head) -> None:
@@ -244,7 +247,7 @@ def _rule_host(head: RequestHead, value: bytes) -> None:
     """RFC 9112 section 3.2: once, and a host with an optional port, nothing else."""
     if head.host is not None:
         raise WireError(400, "Host is given twice")
-    if not _is_host(value):
+    if not _hosts[value]:
         raise WireError(400, "malformed Host")
     head.host = value
 
@@ -354,6 +357,8 @@ RESPONSE_RULES: dict[bytes, Rule] = {
 }
 
 
+_chunk_sizes = FirstLines(read_chunk_size)
+_hosts = FirstLines(HOST_FORM.fullmatch)
 _request_first = FirstLines(_read_request_line)
 _status_first = FirstLines(_read_status_line)
 _request_lines = FieldLines(httptools.HttpRequestParser, b"GET / HTTP/1.1", REQUEST_RULES)
@@ -364,12 +369,11 @@ def build_request(
     head: RequestHead, path: bytes, authority: bytes, length: int, authorization: bytes | None
 ) -> bytes:
     """Return the head for the model server; `path` is the allow-list's, without a query."""
-    fields = head.fields
     extra = b"" if authorization is None else b"Authorization: %b\r\n" % authorization
     return b"".join(
         (
             b"%b %b%b HTTP/1.1\r\nHost: %b\r\n" % (head.method, path, head.query, authority),
-            *fields,
+            *head.fields,
             extra,
             b"Content-Length: %d\r\nX-Request-Id: %b\r\n\r\n" % (length, head.request_id),
         )
@@ -417,6 +421,10 @@ class Dechunker:
         if self._carry:
             data = self._carry + data
             self._carry = b""
+        elif self._left < 0 and not self._in_trailers and len(data) <= SMALL_BYTES:
+            line, _, rest = data.partition(CRLF)
+            if (length := _chunk_sizes[line]) and rest[length:] == CRLF:
+                return [rest[:length]]  # one whole chunk, as an event mostly comes
         pieces: list[bytes] = []
         at = 0
         size = len(data)
@@ -489,11 +497,4 @@ class Dechunker:
 
 def _safe_trailers(lines: bytes) -> bytes:
     """RFC 9110 section 6.5.1: framing and routing are never read from a trailer, so drop them."""
-    if not lines:
-        return b""
-    kept = (
-        line
-        for line in lines.split(CRLF)[:-1]
-        if line.partition(b":")[0].lower() not in _FORBIDDEN_TRAILERS
-    )
-    return b"".join(line + CRLF for line in kept)
+    return b"".join(_drop_nominated(lines.splitlines(keepends=True), _FORBIDDEN_TRAILERS))
