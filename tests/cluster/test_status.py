@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -225,7 +226,7 @@ def _watched(installed: Installed, namespace: str, name: str) -> Iterator[list[s
     seen: list[str] = []
     with subprocess.Popen(
         [*command, "--watch", "-o", f"jsonpath={path}"],
-        env={"KUBECONFIG": str(installed.cluster.kubeconfig)},
+        env=os.environ | {"KUBECONFIG": str(installed.cluster.kubeconfig)},
         stdout=subprocess.PIPE,
         text=True,
     ) as watch:
