@@ -18,8 +18,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(700)]
 
 MODELS = 5
 AWAY_S = (10.0, 60.0, 300.0) if FULL else (4.0,)
-REQUESTS_PER_S_MAX = 30.0
-"""Eleven watches that try again every one to three seconds, and the back-offs of the rest."""
+REQUESTS_PER_S_MAX = 40.0
+"""Eleven watches that try again every one to three seconds after a first haste, and the rest."""
 
 
 def _not_a_lease(call: Call) -> bool:
