@@ -273,7 +273,11 @@ async def test_a_table_that_does_not_fit_is_told_and_the_last_one_stays(
         await until(_served(told, names), "a table that fits again")
         await world.reported(PROXY, "edge", "Ready/SwitchedOff")
         assert told.refused == 0
-    assert set(await shards_of(world)) == set(kept)
+
+    async def pruned() -> bool:
+        return set(await shards_of(world)) == set(kept)
+
+    await until(pruned, "the shards of before, and no other")
 
 
 async def test_ten_thousand_models_with_the_longest_names_reach_a_proxy(
