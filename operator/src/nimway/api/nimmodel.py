@@ -228,10 +228,11 @@ class RoutingTimeouts(ApiModel):
 
 
 class RoutingQueue(ApiModel):
-    """Requests that wait for a place; what does not fit is refused with 503 and Retry-After."""
+    """Requests that wait for a pod or a place at one; beyond: 503 with Retry-After."""
 
     max_requests: Annotated[int, Field(ge=0, le=100000)] | None = Field(
-        None, description="Requests that may wait, over all proxies."
+        None,
+        description="Requests that may wait, over all pods of a proxy; if not given 1000 at each.",
     )
     max_wait_seconds: Annotated[int, Field(ge=0, le=3600)] | None = Field(
         None, description="Longest wait; SDKs give up after 60 s and ask again."
@@ -252,7 +253,7 @@ class Routing(ApiModel):
     max_concurrency: Annotated[int, Field(ge=1, le=100000)] | None = Field(
         None, description="Requests that one pod gets at a time, over all proxies."
     )
-    queue: RoutingQueue | None = Field(None, description="Where requests wait for a place.")
+    queue: RoutingQueue | None = Field(None, description="Where requests wait for a pod, or for a place at one.")
     retries: Annotated[int, Field(ge=0, le=10)] = Field(
         2, description="Further pods to try when one cannot be connected; never after that."
     )
