@@ -253,7 +253,9 @@ class Routing(ApiModel):
     max_concurrency: Annotated[int, Field(ge=1, le=100000)] | None = Field(
         None, description="Requests that one pod gets at a time, over all proxies."
     )
-    queue: RoutingQueue | None = Field(None, description="Where requests wait for a pod, or for a place at one.")
+    queue: RoutingQueue | None = Field(
+        None, description="Where requests wait for a pod, or for a place at one."
+    )
     retries: Annotated[int, Field(ge=0, le=10)] = Field(
         2, description="Further pods to try when one cannot be connected; never after that."
     )
