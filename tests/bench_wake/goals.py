@@ -29,7 +29,8 @@ def report(about: Found, found: Found) -> str:
     head = (
         f"`{COMMAND}` on {about['date']}: {about['machine']}, Python {about['python']}, "
         f"Kubernetes {about['kubernetes']}, nimway {about['nimway']}; "
-        f"{about['duration_s']} s, load before it {about['load_before']}."
+        f"{about['duration_s']} s; load average {about['load_before']} before, "
+        f"{about['load_after']} after (latencies count on a quiet machine only)."
     )
     parts = [head, table(rows(found))]
     if "day" in found:

@@ -246,6 +246,7 @@ ABOUT = {
     "nimway": "0.1",
     "duration_s": 9,
     "load_before": 0.1,
+    "load_after": 0.2,
 }
 
 
