@@ -2,11 +2,12 @@
 
 import json
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.installed import NAMESPACE, Installed, eventually
+from tests.support.installed import NAMESPACE, Installed, eventually, new_installation
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 
@@ -29,12 +30,17 @@ def _writes(audit_log: Path, offset: int) -> list[str]:
     ]
 
 
-def test_twenty_models_at_rest_cause_no_write(installed: Installed, models: str) -> None:
-    sandbox = installed.cluster.sandbox
-    if sandbox is None:
-        pytest.skip("the audit log of a foreign cluster is out of reach")
-    # What earlier tests left behind is still being taken down, with the operator's help.
-    eventually(lambda: "Terminating" not in installed.kubectl("get", "namespaces"), 90)
+@pytest.fixture
+def untouched() -> Iterator[Installed]:
+    """An installation where no other test's leftovers are still being taken down."""
+    with new_installation("quiet") as found:
+        yield found
+
+
+def test_twenty_models_at_rest_cause_no_write(untouched: Installed) -> None:
+    installed, sandbox, models = untouched, untouched.cluster.sandbox, "models"
+    assert sandbox is not None
+    installed.kubectl("create", "namespace", models)
     for number in range(MODELS):
         installed.apply_model(models, f"idle-{number}", f"org/idle-{number}", replicas=0)
     eventually(

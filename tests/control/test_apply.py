@@ -126,6 +126,20 @@ async def test_a_child_found_as_declared_is_not_looked_at_again(
     assert len(client.applied) == 2
 
 
+async def test_an_orphaned_child_gets_no_reference_to_an_owner_that_is_going() -> None:
+    client, store = Recording(), Store()
+    store.put(MODEL, samples.model())
+    orphan = _child(owned=False, uid="child", resourceVersion="5", managedFields=[])
+    store.put(SERVICE, orphan)
+    applier = _applier(client, store)
+    with pytest.raises(OwnerGoneError):
+        await applier.apply(SERVICE, _child(), OWNER)
+    assert client.applied == [], "the garbage collector would delete it with its owner"
+    client.found = samples.model()
+    await applier.apply(SERVICE, _child(), OWNER)
+    assert len(client.applied) == 1, "somebody else took the reference away"
+
+
 async def test_a_refused_childs_owner_is_told_once() -> None:
     client, store = Recording(), Store()
     client.refuses = True

@@ -35,7 +35,7 @@ def test_it_is_not_ready_before_its_first_table_and_follows_every_change(
     assert pod.names() == ["a", "b"]
     reported = pod.state()
     assert (reported.revision, reported.ready) == (table.revision, True)
-    assert set(reported.models) == {f"{namespace}/a", f"{namespace}/b"}
+    assert reported.models == {}, "nobody asked for a model yet"
     eventually(lambda: pod.endpoints("a") == 2, "two endpoints")
     assert pod.endpoints("b") == 0
     assert pod.metric("nimway_proxy_workers") == 2

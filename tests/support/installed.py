@@ -164,14 +164,22 @@ def install(helm_program: Path, kubeconfig: Path) -> None:
 @pytest.fixture(scope="session")
 def installed() -> Iterator[Installed]:
     """Nimway, installed once for all tests that use it as its users do."""
-    helm_program, kubectl_program = toolchain.helm(print), binaries.kubectl(print)
     if foreign := os.environ.get("NIMWAY_TEST_KUBECONFIG"):
+        helm_program, kubectl_program = toolchain.helm(print), binaries.kubectl(print)
         cluster = Cluster(Path(foreign), None, kubectl_program)
         install(helm_program, cluster.kubeconfig)
         with _foreign_base_url(cluster) as base_url:
             yield Installed(cluster, helm_program, base_url)
         return
-    options = launcher.Options(name=launcher.new_name("e2e"), backoff_initial_s=1.0)
+    with new_installation("e2e") as found:
+        yield found
+
+
+@contextmanager
+def new_installation(prefix: str) -> Iterator[Installed]:
+    """Start a sandbox and install Nimway in it."""
+    helm_program, kubectl_program = toolchain.helm(print), binaries.kubectl(print)
+    options = launcher.Options(name=launcher.new_name(prefix), backoff_initial_s=1.0)
     sandbox = launcher.launch(options, print)
     try:
         cluster = Cluster(sandbox.kubeconfig, sandbox, kubectl_program)

@@ -81,6 +81,10 @@ class Applier:
             self._is_current() and not any(self._outlives(owner, *each) for each in missing)
         ):
             return
+        await self._require(owner)
+
+    async def _require(self, owner: Owner) -> None:
+        """Read the owner afresh, and raise OwnerGoneError if it is gone or going."""
         fresh = await self._read(owner.kind, owner.namespace, owner.name)
         if fresh is None:
             ghost = self._store.get(owner.kind, owner.namespace, owner.name)
@@ -105,6 +109,7 @@ class Applier:
         Raises:
             NotOursError: the name is taken.
             WaitingError: the name becomes free soon.
+            OwnerGoneError: the child is orphaned, for its owner is going.
             ApiError: the API server refused.
         """
         sealed = seal(desired)
@@ -114,6 +119,10 @@ class Applier:
             return live
         if live is not None and plan(kind, sealed, live, owner).action is Action.FOREIGN:
             live = await self._look_again(kind, live)
+        if live is not None and _is_stripped(sealed, live, owner):
+            # An orphaning deletion takes the reference first, and its news may come before that of
+            # the deletion: what got the reference back would be deleted with its owner.
+            await self._require(owner)
         try:
             for _ in range(CONFLICT_RETRIES):
                 try:
@@ -258,6 +267,14 @@ class Applier:
             return None
         self._store.put(kind, fresh)
         return fresh
+
+
+def _is_stripped(sealed: Manifest, live: Manifest, owner: Owner) -> bool:
+    """Tell whether a child lost the reference to its owner."""
+    if not sealed["metadata"].get("ownerReferences"):
+        return False
+    references = live["metadata"].get("ownerReferences", ())
+    return all(each["uid"] != owner.uid for each in references)
 
 
 def _text(kind: Kind, manifest: Manifest) -> str:
