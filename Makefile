@@ -33,7 +33,8 @@ demo: setup ## Start everything on this machine, serve a completion, stay up (AR
 test: verify ## Verify, then run every test
 	@$(BIN)/nimway sandbox binaries
 	@$(PYTEST) tests -m 'not cluster' --numprocesses 2 --dist loadfile
-	@$(PYTEST) tests -m cluster
+	@$(PYTEST) tests -m cluster --ignore tests/cluster --numprocesses 2 --dist loadfile
+	@$(PYTEST) tests/cluster -m cluster
 
 .PHONY: quick
 quick: setup ## Run the tests that need no control plane
