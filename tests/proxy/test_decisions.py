@@ -193,11 +193,13 @@ def test_one_probe_decides_and_the_time_doubles() -> None:
     for _ in range(3):
         health.fail(0, 0, SETTINGS)
     assert not health.is_out(5.0)
-    health.begin(5.0)
+    health.begin(5.0, "first")
+    health.begin(5.0, "second")
+    assert health.probe == "first"
     assert health.is_out(5.0)  # others wait for the probe
     assert health.fail(5.0, 0, SETTINGS)
     assert health.is_out(14.9)
-    health.begin(15.0)
+    health.begin(15.0, "first")
     health.succeed()
     assert not health.is_out(15.0)
     assert health.failures == 0

@@ -235,7 +235,7 @@ class Exchange(Framed):
         endpoint.picks += 1
         endpoint.outstanding += 1
         if endpoint.health.ejected_until:
-            endpoint.health.begin(now)
+            endpoint.health.begin(now, self)
         while endpoint.idle:
             upstream = endpoint.idle.pop()
             if upstream.is_alive():
@@ -481,7 +481,7 @@ class Exchange(Framed):
         endpoint, self._endpoint = self._endpoint, None
         if endpoint is not None:
             endpoint.outstanding -= 1
-            if endpoint.health.probing:
+            if endpoint.health.probe is self:
                 endpoint.health.release()
 
     def _judge(self, *, failed: bool) -> None:
