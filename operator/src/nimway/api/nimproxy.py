@@ -18,8 +18,6 @@ from nimway.api.kubernetes import LabelSelector, Placement, ResourceRequirements
 from nimway.api.monitoring import Metrics
 from nimway.api.nimmodel import RoutingQueue, RoutingTimeouts
 
-ALL_NAMESPACES = "*"
-
 
 class ProxyService(ApiModel):
     """The Service through which clients reach the proxy."""

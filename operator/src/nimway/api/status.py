@@ -74,8 +74,6 @@ CONDITION_HELP: Final[Mapping[ConditionType, str]] = MappingProxyType(
 )
 """What each condition type says."""
 
-_RESERVED: Final = ("Reserved: this version never reports it.", "")
-
 REASON_HELP: Final[Mapping[Reason, tuple[str, str]]] = MappingProxyType(
     {
         Reason.SERVING: ("It works.", ""),

@@ -6,8 +6,9 @@ generated model classes cost more CPU than everything else in a reconcile.
 """
 
 import asyncio
+import contextlib
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
@@ -204,15 +205,12 @@ class KubeClient:
             query["labelSelector"] = selector
         path = kind.path(namespace)
         limits = aiohttp.ClientTimeout(total=duration_s + FROZEN_S, connect=CONNECT_TIMEOUT_S)
-        try:
+        with _answering(f"watching {path}"):
             async with await self._open("GET", path, query=query, limits=limits) as answer:
                 if answer.status != _OK:
                     raise _error(answer.status, await answer.read())
                 async for line in _lines(answer):
                     yield _read_event(line)
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            text = str(error) or type(error).__name__
-            raise TransientError(0, "NoAnswer", f"watching {path}: {text}") from error
 
     async def apply(self, kind: Kind, manifest: Manifest, *, subresource: str = "") -> Manifest:
         """Apply `manifest` on the server under our field manager, and return the whole object.
@@ -291,15 +289,12 @@ class KubeClient:
         content_type: str = _JSON,
         timeout_s: float = REQUEST_TIMEOUT_S,
     ) -> bytes:
-        try:
+        with _answering(f"{method} {path}"):
             async with asyncio.timeout(timeout_s):
                 answer = await self._open(
                     method, path, query=query, body=body, content_type=content_type
                 )
                 content = await answer.read()
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            text = str(error) or type(error).__name__
-            raise TransientError(0, "NoAnswer", f"{method} {path}: {text}") from error
         if answer.status >= 400:  # noqa: PLR2004 - HTTP's boundary between success and failure
             raise _error(answer.status, content)
         return content
@@ -326,6 +321,16 @@ class KubeClient:
         answer = await self._api.call_api(method, url, headers, body, _request_timeout=limits)
         response: aiohttp.ClientResponse = answer.response
         return response
+
+
+@contextlib.contextmanager
+def _answering(what: str) -> Iterator[None]:
+    """Have a connection that fails or is silent raise TransientError, which tells `what`."""
+    try:
+        yield
+    except (TimeoutError, aiohttp.ClientError, OSError) as error:
+        text = str(error) or type(error).__name__
+        raise TransientError(0, "NoAnswer", f"{what}: {text}") from error
 
 
 async def _lines(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

@@ -72,11 +72,6 @@ class Elector:
         renewed_s = self._renewed_s
         return renewed_s is not None and self._clock() - renewed_s < RENEW_DEADLINE_S
 
-    @property
-    def has_led(self) -> bool:
-        """Whether this process became leader at some time."""
-        return self._renewed_s is not None
-
     async def acquire(self) -> None:
         """Return once this process leads."""
         while not await self._attempt():

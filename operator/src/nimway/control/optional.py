@@ -5,6 +5,7 @@ release later, or never: its absence is asked for now and then and is no error.
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 from typing import TYPE_CHECKING
@@ -75,9 +76,12 @@ class OptionalKind:
             version=version,
             duration_s=WATCH_S * random.uniform(0.9, 1.1),
         )
-        async for event, manifest in watch:
-            if event != "BOOKMARK" and self._settings.watches(manifest["metadata"]["namespace"]):
-                self._observer.seen(kind, event, manifest)
+        async with contextlib.aclosing(watch):
+            async for event, manifest in watch:
+                if event != "BOOKMARK" and self._settings.watches(
+                    manifest["metadata"]["namespace"]
+                ):
+                    self._observer.seen(kind, event, manifest)
 
     def _leave(self) -> None:
         """Forget what there was: without their kind the objects do not exist any more."""

@@ -224,7 +224,6 @@ GATEWAY_TIMEOUT = build_error(
     code="upstream_timeout",
     fields=_NO_RETRY,
 )
-INTERNAL = build_error(500, "The proxy failed.", code="internal_error", fields=_NO_RETRY)
 
 
 def build_event(error: bytes) -> bytes:

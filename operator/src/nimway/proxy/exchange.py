@@ -29,7 +29,6 @@ from nimway.proxy.route_key import choose_by_key
 from nimway.proxy.upstream import Upstream
 from nimway.proxy.wire import LAST_CHUNK, RequestHead, ResponseHead, build_request, build_response
 
-_SERVER_ERROR = 500
 _NEW, _HELD, _CONNECTING, _WAITING, _RELAYING, _DONE = range(6)
 
 
@@ -315,7 +314,7 @@ class Exchange(Framed):
         self.first_byte_at = self._host.now()
         self._host.bodies_bytes -= self._body_counted
         self._body_counted = 0
-        self._judge(failed=head.status >= _SERVER_ERROR and is_failure(head.status))
+        self._judge(failed=is_failure(head.status))
         self._event_stream = head.event_stream
         if self._heartbeat is not None and self._heartbeat.is_open:
             self._event_stream = True
