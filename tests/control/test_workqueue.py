@@ -42,6 +42,45 @@ def test_keys_come_in_the_order_in_which_they_are_due() -> None:
     assert [queue.take(3.0) for _ in range(4)] == ["first", "second", "late", None]
 
 
+def test_a_deferred_key_runs_once_all_others_that_are_due_have_run() -> None:
+    queue = _queue()
+    queue.mark("behind", 0.0)
+    queue.defer("behind")
+    queue.mark("behind", 0.0)  # news of it do not bring it forward
+    queue.mark("first", 1.0)
+    queue.mark("later", 1.0, delay_s=5.0)
+    assert [queue.take(2.0) for _ in range(3)] == ["first", "behind", None]
+    queue.done("behind", 2.0, ok=True)
+    queue.mark("behind", 2.0)
+    queue.mark("second", 3.0)
+    assert [queue.take(4.0) for _ in range(3)] == ["behind", "second", None]  # it was once only
+
+
+def test_a_key_that_is_deferred_while_it_runs_comes_back_behind_the_others() -> None:
+    queue = _queue()
+    queue.mark("a", 0.0)
+    assert queue.take(0.0) == "a"
+    queue.defer("a")
+    queue.mark("a", 0.0)
+    queue.mark("b", 1.0)
+    queue.done("a", 1.0, ok=True)
+    assert [queue.take(1.0) for _ in range(3)] == ["b", "a", None]
+
+
+def test_deferred_keys_leave_workers_free_for_others() -> None:
+    queue = WorkQueue[str](jitter=lambda: 1.0, deferred_max=2)
+    for key in ("a", "b", "c"):
+        queue.defer(key)
+        queue.mark(key, 0.0)
+    assert [queue.take(0.0) for _ in range(3)] == ["a", "b", None]
+    assert queue.next_due_s() is None
+    queue.mark("new", 0.0)
+    assert queue.take(0.0) == "new"
+    queue.done("a", 1.0, ok=True)
+    assert queue.next_due_s() == 0.0
+    assert queue.take(1.0) == "c"
+
+
 def test_a_failing_key_backs_off_exponentially_up_to_a_limit_and_success_resets() -> None:
     queue, now_s, waits = _queue(), 0.0, []
     queue.mark("a", now_s)

@@ -85,6 +85,7 @@ class ModelReconciler:
         if live is None:
             # Of many new models each gets its Deployment first: the pods take the longest.
             kind, manifest = children[0]
+            context.workers.defer(Ref(MODEL.kind, owner.namespace, owner.name))
             return Applied(await context.applier.apply(kind, manifest, owner), unfinished_s=0.0)
         is_new = not context.store.get(SERVICE, owner.namespace, names.slug(owner.name))
         await context.applier.apply_all(children, owner)

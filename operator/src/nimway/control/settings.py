@@ -21,7 +21,7 @@ class Settings:
     trusted: frozenset[str]
     proxy: ProxySettings
     health_port: int
-    workers: int = 16
+    workers: int = 32
     resync_s: float = 50.0
     table_period_s: float = 0.25
 

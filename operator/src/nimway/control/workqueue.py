@@ -1,15 +1,15 @@
 """A queue of keys that need a reconcile.
 
 Owns when a key is due: marks of one key coalesce, a key is worked on by one worker at a time, a
-failed key comes back after an exponential backoff with jitter, a held key not before its time. It
-has no clock and no tasks of its own: time comes in as an argument (seconds of a monotonic clock),
-so every rule here is tested without waiting. `Workers` drives it.
+failed key comes back after an exponential backoff with jitter, a held key not before its time, a
+deferred key after all others. It has no clock and no tasks of its own: time comes in as an argument
+(seconds of a monotonic clock), so every rule here is tested without waiting. `Workers` drives it.
 """
 
 import asyncio
 import heapq
 import logging
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Iterator
 from typing import Generic, TypeVar
 
 from nimway.tasks import spawn
@@ -20,17 +20,26 @@ BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 30.0
 _BACKOFF_DOUBLINGS_MAX = 16
 
+DEFERRED_MAX = 8
+"""Deferred keys that run at a time: the API server gives Services their addresses one by one."""
+
 _log = logging.getLogger(__name__)
 
 
 class WorkQueue(Generic[K]):
-    """Keys with the time each is due. `jitter` returns numbers in [0, 1)."""
+    """Keys with the time each is due. `jitter` returns numbers in [0, 1).
 
-    def __init__(self, jitter: Callable[[], float]) -> None:
+    Of deferred keys at most `deferred_max` run at a time, so that others find a free worker.
+    """
+
+    def __init__(self, jitter: Callable[[], float], *, deferred_max: int = DEFERRED_MAX) -> None:
         self._jitter = jitter
+        self._deferred_max = deferred_max
         self._due: dict[K, float] = {}
-        self._heap: list[tuple[float, int, K]] = []
-        self._sequence = 0
+        self._first = _Heap[K]()
+        self._last = _Heap[K]()
+        self._deferred: set[K] = set()
+        self._running_last: set[K] = set()
         self._running: set[K] = set()
         self._failures: dict[K, int] = {}
         self._held: dict[K, float] = {}
@@ -54,13 +63,25 @@ class WorkQueue(Generic[K]):
         """Let `key` not run before `until_s`, whatever is marked."""
         self._held[key] = until_s
 
+    def defer(self, key: K) -> None:
+        """Let `key` run, once, only when no other key is due, whatever is marked."""
+        self._deferred.add(key)
+        if key in self._due:
+            self._schedule(key, self._due[key])
+
     def take(self, now_s: float) -> K | None:
         """Return a key that is due and make it running, or None."""
-        self._drop_stale()
-        if not self._heap or self._heap[0][0] > now_s:
+        for heap in self._open():
+            due_s = self._next_of(heap)
+            if due_s is not None and due_s <= now_s:
+                break
+        else:
             return None
-        _, _, key = heapq.heappop(self._heap)
+        key = heap.pop()
         del self._due[key]
+        if key in self._deferred:
+            self._deferred.discard(key)
+            self._running_last.add(key)
         if self._held.get(key, now_s) <= now_s:
             self._held.pop(key, None)
         self._running.add(key)
@@ -69,6 +90,7 @@ class WorkQueue(Generic[K]):
     def done(self, key: K, now_s: float, *, ok: bool) -> float:
         """End the run of `key`; if not `ok` it runs again after the backoff, which is returned."""
         self._running.discard(key)
+        self._running_last.discard(key)
         backoff_s = 0.0
         if ok:
             self._failures.pop(key, None)
@@ -84,15 +106,10 @@ class WorkQueue(Generic[K]):
             self._schedule(key, max(due_s, self._held.get(key, due_s)))
         return backoff_s
 
-    def forget(self, key: K) -> None:
-        """Drop the memory of an object that is gone."""
-        self._failures.pop(key, None)
-        self._held.pop(key, None)
-
     def next_due_s(self) -> float | None:
-        """Return when the next key becomes due; None if nothing waits."""
-        self._drop_stale()
-        return self._heap[0][0] if self._heap else None
+        """Return when the next key becomes due; None if nothing waits that could run."""
+        due = [due_s for heap in self._open() if (due_s := self._next_of(heap)) is not None]
+        return min(due, default=None)
 
     def _backoff(self, failures: int) -> float:
         doubled = BACKOFF_FIRST_S * 2 ** min(failures, _BACKOFF_DOUBLINGS_MAX)
@@ -101,15 +118,39 @@ class WorkQueue(Generic[K]):
     def _schedule(self, key: K, due_s: float) -> None:
         self._due[key] = due_s
         if key not in self._running:
-            self._sequence += 1
-            heapq.heappush(self._heap, (due_s, self._sequence, key))
+            (self._last if key in self._deferred else self._first).push(due_s, key)
 
-    def _drop_stale(self) -> None:
-        while self._heap:
-            due_s, _, key = self._heap[0]
-            if self._due.get(key) == due_s and key not in self._running:
-                return
-            heapq.heappop(self._heap)
+    def _open(self) -> Iterator["_Heap[K]"]:
+        """Yield the heaps that keys may be taken from, in their order."""
+        yield self._first
+        if len(self._running_last) < self._deferred_max:
+            yield self._last
+
+    def _next_of(self, heap: "_Heap[K]") -> float | None:
+        """Return when the first key of a heap is due; entries that are out of date are dropped."""
+        is_last = heap is self._last
+        while heap.entries:
+            due_s, _, key = heap.entries[0]
+            valid = self._due.get(key) == due_s and key not in self._running
+            if valid and (key in self._deferred) is is_last:
+                return due_s
+            heap.pop()
+        return None
+
+
+class _Heap(Generic[K]):
+    """Keys in the order of their times, and of their arrival where these are equal."""
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[float, int, K]] = []
+        self._sequence = 0
+
+    def push(self, due_s: float, key: K) -> None:
+        self._sequence += 1
+        heapq.heappush(self.entries, (due_s, self._sequence, key))
+
+    def pop(self) -> K:
+        return heapq.heappop(self.entries)[2]
 
 
 class Workers(Generic[K]):
@@ -147,6 +188,10 @@ class Workers(Generic[K]):
     def hold(self, key: K, delay_s: float) -> None:
         """Let `key` not run again for `delay_s`."""
         self._queue.hold(key, self._clock() + delay_s)
+
+    def defer(self, key: K) -> None:
+        """Let `key` run, once, only when no other is due."""
+        self._queue.defer(key)
 
     def start(self) -> None:
         """Begin to run what is due."""
@@ -211,6 +256,10 @@ class Lanes(Generic[K]):
     def hold(self, key: K, delay_s: float) -> None:
         """Let `key` not run again for `delay_s`."""
         self._workers[self._lane(key)].hold(key, delay_s)
+
+    def defer(self, key: K) -> None:
+        """Let `key` run, once, only when no other of its lane is due."""
+        self._workers[self._lane(key)].defer(key)
 
     @property
     def depth(self) -> int:
