@@ -113,25 +113,6 @@ def test_only_our_own_field_ownership_is_kept() -> None:
     assert live["metadata"]["managedFields"] == [ours]
 
 
-def test_changes_count_what_is_declared_and_nothing_else() -> None:
-    store = Store()
-    counts = [store.changes(DEPLOYMENT)]
-
-    def note() -> None:
-        counts.append(store.changes(DEPLOYMENT))
-
-    store.put(DEPLOYMENT, _child("1"))
-    note()
-    store.put(DEPLOYMENT, _child("2"))  # a status
-    note()
-    store.put(DEPLOYMENT, _child("3", generation=2))
-    note()
-    store.remove(DEPLOYMENT, _child("4"))
-    note()
-    assert counts == [0, 1, 1, 2, 3]
-    assert store.changes(MODEL) == 0
-
-
 def test_news_of_ready_pods_is_told_from_other_progress() -> None:
     store = Store()
     store.put(DEPLOYMENT, _child("1"))

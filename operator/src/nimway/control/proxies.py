@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from nimway.api.status import Reason
 from nimway.control import claims, conditions
 from nimway.control.apply import OwnerGoneError
+from nimway.control.candidates import Candidates
 from nimway.control.claims import NO_MEMORY, RESERVED_ANNOTATION, Memory
 from nimway.control.client import NamespaceTerminatingError
 from nimway.control.conditions import Problem, ProxyFacts
@@ -17,7 +18,6 @@ from nimway.control.facts import PodFacts, deployment_facts, pod_facts
 from nimway.control.kinds import (
     CONFIG_MAP,
     DEPLOYMENT,
-    MODEL,
     NAMESPACE,
     POD,
     PROXY,
@@ -35,24 +35,13 @@ from nimway.control.resolve import (
     ResolvedProxy,
     resolve_proxy,
 )
-from nimway.control.routing import Candidate, Decision, candidate, decide, matches
+from nimway.control.routing import Candidate, Decision, decide, matches
 from nimway.routes import KEY_PACKED, RoutesError, TableTooLargeError, decode, decode_shard
 
 _log = logging.getLogger(__name__)
 
 TABLE_UNCHANGED_HOLD_S = 0.05
 KEPT_NAME_RECHECK_S = 5.0
-NAMESPACES_LISTED_MAX = 4
-"""Up to so many namespaces are listed one by one; beyond, one list of all is cheaper."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Listed:
-    """The models of a fresh list, and the state of the store when it was asked for."""
-
-    changes: int
-    namespaces: tuple[str, ...] | None
-    candidates: list[Candidate]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +49,8 @@ class _Decided:
     """A decision, and what it was made of."""
 
     generation: int
-    listed: _Listed
+    namespaces: tuple[str, ...] | None
+    models: tuple[Candidate, ...]
     decision: Decision
 
 
@@ -69,10 +59,9 @@ class ProxyReconciler:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._listed: dict[str, _Listed] = {}
+        self._candidates = Candidates(context.store)
         self._decided: dict[str, _Decided] = {}
         self._packed: dict[str, dict[str, str]] = {}
-        self._read: dict[str, dict[str, tuple[str, Candidate | None]]] = {}
 
     async def reconcile(self, ref: Ref) -> None:
         """Do it once.
@@ -86,7 +75,7 @@ class ProxyReconciler:
             context.mark_models(context.book.forget(key))
             context.channel.follow(key, {})
             context.loads.forget(key)
-            for memory in (self._listed, self._decided, self._packed, self._read):
+            for memory in (self._decided, self._packed):
                 memory.pop(key, None)
             await self.sweep()
             return
@@ -148,7 +137,7 @@ class ProxyReconciler:
             if not context.store.get(CONFIG_MAP, proxy.owner.namespace, _head_name(proxy)):
                 raise
             # It could once, or asked for less before: others are served no more, its own are.
-        decision = await self._decide(key, proxy)
+        decision = self._decide(key, proxy)
         rights = desired.build_rights(proxy, decision.table.namespaces, context.settings.proxy)
         tables, problem = self._build_tables(key, proxy, decision)
         workload = desired.build_workload(proxy, context.settings.proxy)
@@ -164,24 +153,27 @@ class ProxyReconciler:
         await context.applier.prune(everything, proxy.owner)
         return refusal or problem
 
-    async def _decide(self, key: str, proxy: ResolvedProxy) -> Decision:
+    def _decide(self, key: str, proxy: ResolvedProxy) -> Decision:
         """Decide the table; reports of pods and status writes alone lead to no other."""
         context, namespaces = self._context, self._namespaces(proxy)
-        listed = await self._list(key, namespaces)
+        models = self._candidates.all()
         now_s = context.wall().timestamp()
         known = self._decided.get(key)
-        same = known and known.listed is listed and known.generation == proxy.generation
-        if known and same and known.decision.due_s is None:
+        if (
+            known is not None
+            and known.models is models
+            and (known.generation, known.namespaces) == (proxy.generation, namespaces)
+            and known.decision.due_s is None
+        ):
             return known.decision
-        spec, models = proxy.spec, listed.candidates
-        chosen = None
+        spec, served, chosen = proxy.spec, models, None
         if spec.namespace_selector is not None and namespaces is not None:
             # No order among them decides about names: the oldest model does.
             chosen = frozenset(namespaces)
-            models = [each for each in models if each.namespace in chosen]
+            served = tuple(each for each in models if each.namespace in chosen)
         memory = self._memory(key, proxy.owner)
         decision = decide(
-            models,
+            served,
             proxy.namespaces,
             spec.model_selector,
             proxy=key,
@@ -189,7 +181,7 @@ class ProxyReconciler:
             now_s=now_s,
             gone=self._gone(memory, chosen),
         )
-        self._decided[key] = _Decided(proxy.generation, listed, decision)
+        self._decided[key] = _Decided(proxy.generation, namespaces, models, decision)
         return decision
 
     def _gone(self, memory: Memory, chosen: frozenset[str] | None) -> frozenset[str]:
@@ -293,39 +285,6 @@ class ProxyReconciler:
             context.workers.mark(ref, delay_s=min(delay_s, KEPT_NAME_RECHECK_S))
         context.metrics.routes.labels(owner.namespace, owner.name).set(len(decision.routes))
         context.mark_models(context.book.decide(key, decision))
-
-    async def _list(self, key: str, namespaces: tuple[str, ...] | None) -> _Listed:
-        """Return the models of a list that is fresh since the last known change of any model.
-
-        What others depend on is never built from a cache; but status writes and the proxies' own
-        news change no table, and a list for each would cost more than all else in a burst.
-        """
-        changes = self._context.store.changes(MODEL)
-        known = self._listed.get(key)
-        if known and (known.changes, known.namespaces) == (changes, namespaces):
-            return known
-        listed = _Listed(changes, namespaces, await self._candidates(key, namespaces))
-        self._listed[key] = listed
-        return listed
-
-    async def _candidates(self, key: str, namespaces: tuple[str, ...] | None) -> list[Candidate]:
-        """List the models; of those in a state that was read before only that is looked at."""
-        scope = self._context.settings.namespaces
-        wanted = namespaces if scope is None else tuple(sorted(scope))
-        if scope is not None and namespaces is not None:
-            wanted = tuple(name for name in namespaces if name in scope)
-        few = wanted is not None and (scope is not None or len(wanted) <= NAMESPACES_LISTED_MAX)
-        before, now = self._read.get(key, {}), {}
-        for namespace in wanted if few and wanted is not None else (None,):
-            async for page, _ in self._context.client.listed(MODEL, namespace):
-                for item in page:
-                    uid, version = item.head.uid, item.head.resource_version
-                    known = before.get(uid)
-                    if known is None or known[0] != version:
-                        known = (version, candidate(item.manifest()))
-                    now[uid] = known
-        self._read[key] = now
-        return [each for _, each in now.values() if each is not None]
 
     async def _report(self, live: Manifest, key: str, problem: Problem | None) -> None:
         context, metadata = self._context, live["metadata"]

@@ -6,7 +6,7 @@ are kept as JSON bytes, an eighth of the size of dictionaries. Nothing here is t
 each write carries the uid and resourceVersion of the copy it was decided from.
 """
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -72,7 +72,6 @@ class Store:
         self._owners: dict[str, Ref] = {}
         self._tombstones: OrderedDict[str, int] = OrderedDict()
         self._lost: OrderedDict[tuple[str, Ref], None] = OrderedDict()
-        self._changes: Counter[str] = Counter()
 
     def put(self, kind: Kind, manifest: Manifest) -> Change:
         """Remember `manifest` unless a newer state of it is known, and tell what it changed."""
@@ -104,7 +103,6 @@ class Store:
         elif entry.owner:
             self._children.setdefault(entry.owner, set()).add(ref)
         if known is None or known.uid != entry.uid or known.content != entry.content:
-            self._changes[ref.kind] += 1
             return Change.CONTENT
         return Change.STATUS if known.ready == entry.ready else Change.READY
 
@@ -140,6 +138,11 @@ class Store:
         for ref, entry in gone:
             self._forget(ref, entry)
         return [(ref, entry.owner) for ref, entry in gone]
+
+    def version(self, ref: Ref) -> str:
+        """Return the version of what is known under `ref`, "" if there is none."""
+        known = self._entries.get(ref)
+        return known.version if known is not None else ""
 
     def holds(self, ref: Ref, uid: str, version: str) -> bool:
         """Tell whether this very state of an object is known."""
@@ -181,10 +184,6 @@ class Store:
         """Return what is known of one kind."""
         return list(self._refs.get(kind.kind, ()))
 
-    def changes(self, kind: Kind) -> int:
-        """Return a number that grows with each change of what is declared in objects of a kind."""
-        return self._changes[kind.kind]
-
     def owner_of(self, uid: str) -> Ref | None:
         """Return the NIMModel or NIMProxy that has this uid."""
         return self._owners.get(uid)
@@ -203,7 +202,6 @@ class Store:
     def _forget(self, ref: Ref, entry: _Entry) -> None:
         del self._entries[ref]
         del self._refs[ref.kind][ref]
-        self._changes[ref.kind] += 1
         self._unindex(ref, entry)
         self._owners.pop(entry.uid, None)
         if entry.owner and ref.kind != POD.kind:
