@@ -22,7 +22,7 @@ from nimway.control.plan import APPLIED_ANNOTATION, Action, Plan, plan, seal
 from nimway.control.resolve import Owner
 from nimway.control.store import Store, ref_of
 
-CONFLICT_RETRIES = 4
+CONFLICT_RETRIES = 8
 """Times that a refused precondition is looked at from a fresh read: a Deployment in a rollout is
 written by its controller all the time, and a conflict costs less than the queue's back-off."""
 
