@@ -64,8 +64,8 @@ class Bench:
         await asyncio.sleep(1.0)  # its ServiceAccount, which pods need, comes a moment later
         return name
 
-    async def create_model(self, namespace: str, name: str) -> None:
-        await self.client.create(models_path(namespace), model(name))
+    async def create_model(self, namespace: str, name: str, *, queue_s: int = 0) -> None:
+        await self.client.create(models_path(namespace), model(name, queue_s=queue_s))
 
     async def watch_deployments(self, namespace: str) -> Watch:
         path = DEPLOYMENTS.replace("v1/", f"v1/namespaces/{namespace}/")
@@ -134,10 +134,10 @@ def enter(sandbox: launcher.Sandbox) -> None:
     os.close(descriptor)
 
 
-def model(name: str) -> dict[str, Any]:
+def model(name: str, *, queue_s: int = 0) -> dict[str, Any]:
     """Return a NIMModel whose pod gets ready without a process; clients call it by its name.
 
-    Requests for it do not wait: a client that polls sees each state at once.
+    Without `queue_s` requests for it do not wait: a client that polls sees each state at once.
     """
     return {
         "apiVersion": "nimway.dev/v1alpha1",
@@ -148,7 +148,7 @@ def model(name: str) -> dict[str, Any]:
             "image": "nvcr.io/nim/sim/model:1.0.0",
             "gpus": 0,
             "annotations": _PRETEND,
-            "routing": {"queue": {"maxWaitSeconds": 0}},
+            "routing": {"queue": {"maxWaitSeconds": queue_s}},
         },
     }
 

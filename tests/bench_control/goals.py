@@ -48,6 +48,7 @@ def _paced(found: Found) -> Iterator[Row]:
     yield _latency(
         f"pod Ready → first request, through all {pods}", found["first_request"], p50=12, p99=25
     )
+    yield _latency("pod Ready → EndpointSlice says so: Kubernetes' own part", found["pod_slice"])
     yield _latency("EndpointSlice says so → first request", found["slice_served"])
 
 
