@@ -33,7 +33,8 @@ demo: setup ## Start everything on this machine, serve a completion, stay up (AR
 test: verify ## Verify, then run every test
 	@$(BIN)/nimway sandbox binaries
 	@$(PYTEST) tests -m 'not cluster' --numprocesses 2 --dist loadfile
-	@$(PYTEST) tests -m cluster --ignore tests/cluster --numprocesses 2 --dist loadfile
+	@$(PYTEST) tests -m 'cluster and not alone' --ignore tests/cluster --numprocesses 4 --dist loadfile
+	@$(PYTEST) tests -m 'cluster and alone'
 	@$(PYTEST) tests/cluster -m cluster
 
 .PHONY: quick

@@ -225,6 +225,7 @@ async def test_demand_wakes_a_sleeping_model_once_and_at_once(fleet: Fleet) -> N
     assert condition(told, "Ready")["status"] == "False"
 
 
+@pytest.mark.alone
 async def test_from_the_report_to_the_write_it_takes_milliseconds(fleet: Fleet) -> None:
     rules = {**FAST, "idleSeconds": 600}
     key = await fleet.add_model("quick", rules, replicas=0, annotations=PRETEND)

@@ -280,6 +280,7 @@ async def test_a_table_that_does_not_fit_is_told_and_the_last_one_stays(
     await until(pruned, "the shards of before, and no other")
 
 
+@pytest.mark.alone
 async def test_ten_thousand_models_with_the_longest_names_reach_a_proxy(
     world: World, crds: Cluster, tmp_path: Path
 ) -> None:
