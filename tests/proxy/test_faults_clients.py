@@ -260,7 +260,7 @@ async def _time_release(proxy: ProxyHarness, client: Client, *, left: int = 0) -
     """Seconds from a client's abort until only `left` exchanges, and nothing queued, are left."""
     start = time.perf_counter()
     client.reset()
-    await until(lambda: len(proxy.server.exchanges) == left)
+    await until(lambda: proxy.server.exchanges == left)
     taken = time.perf_counter() - start
     assert proxy.live_objects()["queued"] == 0
     return taken

@@ -15,10 +15,18 @@ from nimway.proxy.addresses import format_authority
 from nimway.proxy.catalog import Model
 from nimway.proxy.logs import LineWriter
 from nimway.proxy.messages import Counters, RouteEntry
-from nimway.proxy.metrics import DURATION_BUCKETS_S, Answered, Entry, Histogram, Meters, collect
+from nimway.proxy.metrics import (
+    BATCH,
+    DURATION_BUCKETS_S,
+    Answered,
+    Entry,
+    Histogram,
+    Meters,
+    collect,
+)
 from nimway.proxy.policy import resolve
 from nimway.proxy.settings import Settings
-from nimway.proxy.usage import TAIL_BYTES, read_usage
+from nimway.proxy.usage import TAIL_BYTES, read_usages
 from nimway.proxy.wire import RequestHead, read_request
 from nimway.routes import DEFAULT_POLICY
 from tests.proxy.test_conversations import BODY, MODEL
@@ -75,7 +83,30 @@ def totals(meters: Meters) -> dict[str, dict[tuple[str, ...], float]]:
     ],
 )
 def test_tokens_are_read_where_servers_write_them(tail: bytes, usage: tuple[int, int]) -> None:
-    assert read_usage(tail) == usage
+    assert count_tokens(tail) == [usage]
+    between = b"{" + USAGE + b"}"
+    assert count_tokens(between, tail, between) == [(31, 64), usage, (31, 64)]
+
+
+def count_tokens(*tails: bytes) -> list[tuple[int, int]]:
+    """Input and output tokens of each of the tails, read together."""
+    return list(zip(*read_usages([tail[-TAIL_BYTES:] for tail in tails]), strict=True))
+
+
+@pytest.mark.parametrize(
+    "tails",
+    [
+        (b'{"usage":null},{"x":0}', b'{"usage":null,"x":['),
+        (b'{"usage":null,"x":[0', b'{"usage":null}],"y":0}', b'{"usage":null},{"x":0}'),
+        (b'{"usage":null,"x":"', b'{"usage":null}'),
+        (b'{"usage":null,"x":"\\', b'{"usage":null}'),
+        (b'{"usage":', b'{"usage":null}}'),
+    ],
+)
+def test_no_answer_shifts_what_others_say(tails: tuple[bytes, ...]) -> None:
+    honest = b"{" + USAGE + b"}"
+    counted = count_tokens(honest, *(part for tail in tails for part in (tail, honest)))
+    assert counted == [(31, 64), *([(0, 0), (31, 64)] * len(tails))]
 
 
 def test_tokens_of_a_whole_answer_are_counted_wherever_it_was_cut(model: Model) -> None:
@@ -137,7 +168,7 @@ def test_the_log_says_what_was_counted(model: Model) -> None:
     meters = make()
     meters.account(answer(b"{" + USAGE + b"}"), model, CHAT, HEAD, 4.0)
     meters.account(answer(b"{}", status=404), None, "", RequestHead(), 4.0)
-    first, second = map(json.loads, meters.lines)
+    first, second = map(json.loads, meters.take_lines().splitlines())
     assert first == {
         "event": "request",
         "ts_ms": 1_004_000,
@@ -160,7 +191,7 @@ def test_a_sample_of_the_lines_is_written_and_all_requests_are_counted(model: Mo
     meters = make(Settings(access_log_sample=0.25))
     for _ in range(8):
         meters.account(answer(b"{}"), model, CHAT, HEAD, 4.0)
-    assert len(meters.lines) == 2
+    assert meters.take_lines().count(b"\n") == 2
     assert totals(meters)["requests"] == {("org/m", CHAT, "200"): 8}
 
 
@@ -169,8 +200,7 @@ def test_lines_go_out_before_they_fill_a_pipe(model: Model) -> None:
     taken: list[int] = []
 
     def flush() -> None:
-        taken.append(sum(map(len, meters.lines)))
-        meters.lines = []
+        taken.append(len(meters.take_lines()))
 
     meters.on_full = flush
     for _ in range(3000):
@@ -182,10 +212,31 @@ def test_lines_go_out_before_they_fill_a_pipe(model: Model) -> None:
 def test_a_model_that_left_takes_its_series_with_it(model: Model) -> None:
     meters = make()
     meters.account(answer(b"{" + USAGE + b"}"), model, CHAT, HEAD, 4.0)
-    meters.forget(frozenset())
+    list(meters.forget(frozenset()))
     assert not any(
         labels and labels[0] == "org/m" for _, series in meters.read() for labels, _ in series
     )
+
+
+def test_requests_that_end_one_by_one_are_in_the_next_log_and_in_the_next_scrape(
+    model: Model,
+) -> None:
+    meters = make()
+    for number in range(1, 2 * BATCH + 2):
+        meters.account(answer(b"{" + USAGE + b"}"), model, CHAT, HEAD, 4.0)
+        assert totals(meters)["requests"] == {("org/m", CHAT, "200"): number}
+        assert meters.take_lines().count(b"\n") == 1
+    assert totals(meters)["tokens"]["org/m", "chat", "output"] == 64 * (2 * BATCH + 1)
+
+
+def test_what_waits_to_be_counted_is_bounded(model: Model) -> None:
+    meters = make(Settings(access_log_sample=0))
+    for _ in range(1000):
+        meters.account(answer(b"x" * 10 * TAIL_BYTES), model, CHAT, HEAD, 4.0)
+        waiting = [field for each in meters._ended for field in each if isinstance(field, bytes)]
+        assert len(meters._ended) < BATCH
+        assert sum(map(len, waiting)) < BATCH * (TAIL_BYTES + 100)
+    assert meters.take_lines() == b""
 
 
 async def test_what_each_endpoint_got_is_counted_until_it_leaves() -> None:

@@ -55,7 +55,7 @@ async def test_an_ejected_pod_gets_one_probe_whatever_else_ends_there() -> None:
                 async with connect(proxy.port) as probing:
                     await _find_probe(probing, sick, well)
                     before.writer.transport.abort()
-                    await until(lambda: len(proxy.server.exchanges) == 2)
+                    await until(lambda: proxy.server.exchanges == 2)
                     assert [(await client.ask(post(BODY))).status for _ in range(20)] == [200] * 20
                     assert len(sick.calls) == 5
                     gate.set()

@@ -87,7 +87,7 @@ class ProxyHarness:
         models = self.server.catalog.models.values()
         endpoints = self.server.catalog.endpoints()
         return {
-            "exchanges": len(self.server.exchanges),
+            "exchanges": self.server.exchanges,
             "bodies_bytes": self.server.bodies_bytes,
             "held_bytes": self.server.held_bytes,
             "in_flight": sum(model.in_flight for model in models),

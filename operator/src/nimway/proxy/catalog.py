@@ -5,7 +5,7 @@ models and endpoints that stay keep their objects, hence their counters and conn
 IO.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 OWNER = "nimway"
 URGE_PERIOD_S = 1.0
 _SHED_MODELS = 500
+_ADOPT_MODELS = 500
 
 _ServiceKey = tuple[str, str]
 
@@ -73,7 +74,6 @@ class Model:
         "endpoints",
         "in_flight",
         "key",
-        "label",
         "limits",
         "name",
         "plain",
@@ -88,7 +88,6 @@ class Model:
         self.route = route
         self.key = route.key
         self.name = route.model
-        self.label = msgspec.json.encode(route.model)  # ready for the access log
         self.cards = [
             (name, msgspec.json.encode(_card(name, route)))
             for name in (*route.names, *route.adapters)
@@ -108,7 +107,7 @@ class Model:
     def adopt(self, other: "Model") -> None:
         """Become what `other` is, but for the load and who waits; `other` keeps what was."""
         route, cards = self.route, self.cards
-        self.route, self.name, self.label = other.route, other.name, other.label
+        self.route, self.name = other.route, other.name
         self.cards, self.limits, self.plain = other.cards, other.limits, other.plain
         other.route, other.cards = route, cards
 
@@ -196,18 +195,30 @@ class Catalog:
             for name in route.adapters:
                 draft.names[name] = model
 
+    def adopt(self) -> Iterator[None]:
+        """Have models that stay become what the table that was built says, some at a time.
+
+        Between two steps the loop may turn: requests are served by the table in force.
+        """
+        changes = self._draft.changes
+        while changes:
+            for model, new in changes[-_ADOPT_MODELS:]:
+                if model.route.service != new.route.service:
+                    model.set_endpoints(self._list_endpoints(new.route))
+                model.adopt(new)
+                self._spent.append(new)
+            del changes[-_ADOPT_MODELS:]
+            yield
+
     def commit(self) -> list[Model]:
         """Serve the table that was built from now on; return the models that are gone."""
+        for _ in self.adopt():
+            pass
         draft, self._draft = self._draft, _Draft("")
-        for model, new in draft.changes:
-            if model.route.service != new.route.service:
-                model.set_endpoints(self._list_endpoints(new.route))
-            model.adopt(new)
         old, self.models = self.models, draft.models
         self.names, self._models_of = draft.names, draft.models_of
         self.revision, self._listing = draft.revision, b""
         self._limits = {}
-        self._spent += [new for _, new in draft.changes]
         return [model for key, model in old.items() if key not in draft.models]
 
     def shed(self) -> None:

@@ -59,7 +59,7 @@ class Exchange(Framed):
         self._operation = find_operation(head.path)
         self.method = head.method
         self.started = host.now()
-        host.exchanges.add(self)
+        host.exchanges += 1
 
     # Admit: the head is here, the body is not.
 
@@ -461,7 +461,7 @@ class Exchange(Framed):
         if self._state == _HELD and model is not None:
             self._leave_room(model, hold.LEFT)
         self._state = _DONE
-        host.exchanges.discard(self)
+        host.exchanges -= 1
         if self._body_counted:
             host.bodies_bytes -= self._body_counted
             self._body_counted = 0

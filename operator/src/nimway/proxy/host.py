@@ -23,7 +23,7 @@ class Host(Protocol):
     hold_until: float
     held_bytes: int
     bodies_bytes: int
-    exchanges: "set[Exchange]"
+    exchanges: int
 
     def now(self) -> float:
         """Return the loop's clock."""

@@ -25,7 +25,7 @@ from nimway.proxy.upstream import Upstream
 from nimway.tasks import spawn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 RELEASE_MAX = 256
 LAST_WAIT_S = 1.0
@@ -46,7 +46,7 @@ class Server:
         self.meters.on_full = self.flush_lines
         self.budget = RetryBudget(settings)
         self.connections: set[Downstream] = set()
-        self.exchanges: set[Exchange] = set()
+        self.exchanges = 0
         self.upstreams: set[Upstream] = set()
         self.bodies_bytes = 0
         self.ready = False
@@ -123,6 +123,7 @@ class Server:
             upstream.abort()
         while self.connections or self.upstreams:  # noqa: ASYNC110 # closed in the loop's next turn
             await asyncio.sleep(0)
+        self.meters.settle()
         self.flush_lines()
 
     # What a connection and an exchange call.
@@ -199,14 +200,24 @@ class Server:
 
     def replace_table(self, table: Table) -> None:
         """Take a part of a new routing table; serve it from its last part on."""
+        for _ in self.take_table(table):
+            pass
+
+    def take_table(self, table: Table) -> "Iterator[None]":
+        """Do the same in steps of a few ms, between which the loop may turn."""
         self.catalog.draft_routes(table.revision, table.routes)
         if table.more:
             return
+        yield
+        yield from self.catalog.adopt()
         for model in self.catalog.commit():
             if model.room:
                 model.room.dismiss()
-        self._release(self.catalog.models.values())
-        self.meters.forget(frozenset(model.name for model in self.catalog.models.values()))
+        yield
+        models = list(self.catalog.models.values())
+        self._release(models)
+        yield
+        yield from self.meters.forget(frozenset(model.name for model in models))
 
     def replace_endpoints(self, services: list[ServiceEndpoints]) -> None:
         """Send new requests to these endpoints; connections to those that left end when idle."""
@@ -266,9 +277,8 @@ class Server:
 
     def flush_lines(self) -> None:
         """Hand out the access log's lines."""
-        if self.meters.lines:
-            lines, self.meters.lines = self.meters.lines, []
-            self.on_lines(b"".join(lines))
+        if lines := self.meters.take_lines():
+            self.on_lines(lines)
 
 
 def _ignore() -> None:

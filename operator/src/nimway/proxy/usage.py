@@ -5,6 +5,8 @@ a model says cannot be taken for it: quotes inside a JSON string are escaped.
 """
 
 import re
+from collections.abc import Sequence
+from itertools import repeat
 from typing import Annotated
 
 import msgspec
@@ -17,42 +19,64 @@ TOKENS_MARK = b'_tokens":'
 
 _KEY = b'"usage":'
 _NESTED = re.compile(
-    rb'"usage":\s?\{\s*"(?:prompt|input)_tokens":\s?([0-9]{1,9})(?![0-9])'
+    rb'\s?\{\s*"(?:prompt|input)_tokens":\s?([0-9]{1,9})(?![0-9])'
     rb'(?:.{0,400}?"(?:completion|output)_tokens":\s?([0-9]{1,9})(?![0-9]))?',
     re.DOTALL,
 )
 _Count = Annotated[int, msgspec.Meta(ge=0, lt=10**9)]
 
 
-class _Usage(msgspec.Struct):
+class _Usage(msgspec.Struct, gc=False):
+    """Tokens, by the two pairs of names that servers use; 0 where one is not given."""
+
     prompt_tokens: _Count = 0
     completion_tokens: _Count = 0
     input_tokens: _Count = 0
     output_tokens: _Count = 0
 
 
-class _End(msgspec.Struct):
+class _End(msgspec.Struct, gc=False):
     usage: _Usage | None = None
 
 
 _end = msgspec.json.Decoder(_End)
-_NONE = (0, 0)
+_ends = msgspec.json.Decoder(list[_End])
+_BEGIN = b'{"usage":'
+_NEXT = b"," + _BEGIN
+_NOTHING = b"null}"
+_NONE = _Usage()
 
 
-def read_usage(tail: bytes) -> tuple[int, int]:
-    """Return input and output tokens; 0 where `tail` does not say.
+def read_usages(tails: Sequence[bytes]) -> tuple[list[int], list[int]]:
+    """Return the input and the output tokens of `tails`, each 0 where its tail does not say.
 
-    From a key of the top level on, the rest of an object is an object again. Where `usage` stands
-    deeper (an event of `/v1/responses`), a pattern finds it.
+    Tails are of `TAIL_BYTES` at most. From a key of the top level on, the rest of an object is an
+    object again: all of them are read as one array. Where one is not, each is read by itself. None
+    can pass for two or swallow its neighbour: their number must be right, and only inside an array
+    could a comma be followed by `{`.
     """
-    at = tail.rfind(_KEY, -TAIL_BYTES)
-    if at < 0:
-        return _NONE
+    parts = map(bytes.rpartition, tails, repeat(_KEY))
+    rests = [rest if found else _NOTHING for _, found, rest in parts]
+    text = _NEXT.join(rests)
+    ends: list[_End] = []
+    if b"[" not in text:
+        try:
+            ends = _ends.decode(b"[%b%b]" % (_BEGIN, text))
+        except msgspec.DecodeError:
+            pass  # read below, each by itself
+    if len(ends) != len(rests):
+        ends = [_read_rest(rest) for rest in rests]
+    usages = [end.usage or _NONE for end in ends]
+    return (
+        [usage.prompt_tokens or usage.input_tokens for usage in usages],
+        [usage.completion_tokens or usage.output_tokens for usage in usages],
+    )
+
+
+def _read_rest(rest: bytes) -> _End:
+    """Read what stands behind the key; deeper (an event of `/v1/responses`), by a pattern."""
     try:
-        usage = _end.decode(b"{" + tail[at:]).usage
+        return _end.decode(_BEGIN + rest)
     except msgspec.DecodeError:
-        match = _NESTED.match(tail, at)
-        return _NONE if match is None else (int(match[1]), int(match[2] or 0))
-    if usage is None:
-        return _NONE
-    return usage.prompt_tokens or usage.input_tokens, usage.completion_tokens or usage.output_tokens
+        match = _NESTED.match(rest)
+        return _End(None if match is None else _Usage(int(match[1]), int(match[2] or 0)))

@@ -68,6 +68,7 @@ class Worker:
         self._draining = False
         self._ended = asyncio.Event()
         self._frames: deque[bytes] = deque()
+        self._steps: Iterator[None] | None = None
         self._scrapes: deque[int] = deque()
         self._channel = Channel(self._take, self._ended.set)
 
@@ -84,28 +85,28 @@ class Worker:
             self._loop.call_soon(self._handle_next)
 
     def _handle_next(self) -> None:
-        frame = self._frames.popleft()
+        """Handle the first frame, or its next step; it stays first until its last step."""
+        frame, done = self._frames[0], True
         try:
-            self._handle(frame)
-            if len(frame) > _LARGE_BYTES:
-                gc.freeze()  # a table's objects stay: a full collection would walk them for nothing
+            if self._steps is None:
+                self._steps = self._handle(to_worker.decode(frame))
+            done = next(self._steps, self) is self
         finally:
+            if done:
+                self._steps = None
+                self._frames.popleft()
+                if len(frame) > _LARGE_BYTES:
+                    gc.freeze()  # a table's objects stay: a full collection would walk them
             if self._frames:
                 self._loop.call_soon(self._handle_next)
 
-    def _handle(self, frame: bytes) -> None:
-        message: ToWorker = to_worker.decode(frame)
+    def _handle(self, message: ToWorker) -> Iterator[None]:
         if isinstance(message, Endpoints):
             self._server.replace_endpoints(message.services)
         elif isinstance(message, Table):
-            self._server.replace_table(message)
-            if message.more:
-                return
-            if self._listening:
-                self._channel.send(Serving(message.revision))
-            else:
-                self._listening = True
-                spawn(self._listen(), name="listen")
+            yield from self._server.take_table(message)
+            if not message.more:
+                self._serve()
         elif isinstance(message, Sharing):
             self._server.share_among(message.workers)
         elif isinstance(message, Ready):
@@ -118,6 +119,14 @@ class Worker:
                 self._send_counters(collect(self._server, message.number))
         elif isinstance(message, Drain):
             self._drain(stop=message.stop)
+
+    def _serve(self) -> None:
+        """A whole table is served: say so, or listen if it is the first one."""
+        if self._listening:
+            self._channel.send(Serving(self._server.catalog.revision))
+        else:
+            self._listening = True
+            spawn(self._listen(), name="listen")
 
     async def _listen(self) -> None:
         sock = socket.socket(socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET)
