@@ -158,7 +158,8 @@ def _worker(python: Path, module: str, upstream: int, folder: Path) -> Iterator[
         msgspec.json.encode(settings).decode(),
     ]
     environment = build_environment({"PYTHONHASHSEED": "0"}) | {
-        "PYTHONPATH": f"{root / 'operator' / 'src'}:{root}"
+        "PYTHONPATH": f"{root / 'operator' / 'src'}:{root}",
+        "PYTHONDONTWRITEBYTECODE": "1",  # or the first run after a change would compile for others
     }
     with (folder / "errors").open("wb") as errors, theirs, ours:
         process = subprocess.Popen(
