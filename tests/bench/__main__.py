@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.bench import install, interpreter, picture, price, regression, report, results
+from tests.bench import install, interpreter, pairs, picture, price, regression, report, results
 from tests.bench.contenders import DEFAULT, MAKERS, QUICK, SUBJECT, Contender, nimway
 from tests.bench.install import say
 from tests.bench.rounds import Round, model_server, run_round
@@ -26,6 +26,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if options.price:
             return price.main(options.python, options.rounds or 3)
+        if options.pairs:
+            return pairs.main(options.python, options.rounds or 31)
         if options.quick:
             recorded = regression.read_record(RECORD)
             return regression.compare(_measure(options), recorded)
@@ -40,8 +42,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="nimway and HAProxy only, compared")
     parser.add_argument("--price", action="store_true", help="what observing costs, by valgrind")
+    parser.add_argument("--pairs", action="store_true", help="the same in CPU time, by pairs")
     parser.add_argument("--python", help="run nimway on this Python (default: the fastest here)")
-    parser.add_argument("--rounds", type=int, help="rounds (default 7, quick 5, price 3)")
+    parser.add_argument("--rounds", type=int, help="rounds (default 7, quick 5, price 3, pairs 31)")
     parser.add_argument("--window-s", type=float, help="length of a measurement (default 2)")
     parser.add_argument("--only", help="contenders, by comma; the result is printed, not recorded")
     parser.add_argument("--litellm", action="store_true", help="measure LiteLLM 1.82.6, too")

@@ -3,7 +3,7 @@
 Owns the counting: the production worker and one that observes nothing (`unobserved.py`), each under
 valgrind, each asked the same number of times over the same connections. Instructions repeat to a
 tenth of a per cent where microseconds do not; the kernel's part, which is the same for both, is not
-counted, so the true price is lower than the one printed.
+counted, so the true price is lower than the one printed: `pairs.py` measures that.
 """
 
 import contextlib
@@ -36,9 +36,11 @@ from tests.bench import install, interpreter
 from tests.bench.contenders import MODEL
 from tests.bench.rounds import model_server
 from tests.bench.running import BenchError, choose_cpus, free_port
+from tests.bench.scenarios import Target
 
 PRICE_MAX = 0.06
 PRODUCT, BLIND = "nimway.proxy.worker", "tests.bench.unobserved"
+VALGRIND = ("valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null")
 SLOWDOWN = 50
 """valgrind runs a program about so much slower: timers that count seconds are set so much later."""
 
@@ -132,8 +134,8 @@ def _instructions(python: Path, module: str, load: Load, upstream: int, rounds: 
     """Instructions of a worker from its start to its end, with `rounds` of requests between."""
     with tempfile.TemporaryDirectory(prefix="nimway-bench-") as name:
         folder = Path(name)
-        with _worker(python, module, upstream, folder) as port:
-            ask(port, load, rounds)
+        with worker([*VALGRIND, str(python)], module, upstream, folder, SLOWDOWN) as target:
+            ask(target.port, load, rounds)
         text = (folder / "errors").read_text(encoding="utf-8")
     if (found := re.search(r"Collected : (\d+)", text)) is None:
         raise BenchError(f"valgrind counted nothing; it printed: {text[-400:]}")
@@ -141,19 +143,24 @@ def _instructions(python: Path, module: str, load: Load, upstream: int, rounds: 
 
 
 @contextlib.contextmanager
-def _worker(python: Path, module: str, upstream: int, folder: Path) -> Iterator[int]:
-    """Run a worker under valgrind, told by us what its parent would tell it; yields its port."""
+def worker(
+    run: Sequence[str], module: str, upstream: int, folder: Path, slowdown: float = 1.0
+) -> Iterator[Target]:
+    """Run a worker by `run`, a Python that may stand behind a tool, and yield where it serves.
+
+    It is told by us what its parent would tell it; its log goes to a file in `folder`.
+    """
     ours, theirs = socket.socketpair()
     port = free_port()
     root = install.HERE.parents[1]
     settings = Settings(
         allow_loopback=True,
-        sweep_period_s=Settings().sweep_period_s * SLOWDOWN,
-        report_delay_s=Settings().report_delay_s * SLOWDOWN,
-        timeout_connect_s=Settings().timeout_connect_s * SLOWDOWN,
+        sweep_period_s=Settings().sweep_period_s * slowdown,
+        report_delay_s=Settings().report_delay_s * slowdown,
+        timeout_connect_s=Settings().timeout_connect_s * slowdown,
     )
     command = [
-        *("valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", str(python)),
+        *run,
         *("-m", module, str(theirs.fileno()), "127.0.0.1", str(port)),
         msgspec.json.encode(settings).decode(),
     ]
@@ -161,11 +168,16 @@ def _worker(python: Path, module: str, upstream: int, folder: Path) -> Iterator[
         "PYTHONPATH": f"{root / 'operator' / 'src'}:{root}",
         "PYTHONDONTWRITEBYTECODE": "1",  # or the first run after a change would compile for others
     }
-    with (folder / "errors").open("wb") as errors, theirs, ours:
+    with (
+        (folder / "log").open("wb") as log,
+        (folder / "errors").open("wb") as errors,
+        theirs,
+        ours,
+    ):
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=log,
             stderr=errors,
             env=environment,
             pass_fds=[theirs.fileno()],
@@ -173,7 +185,7 @@ def _worker(python: Path, module: str, upstream: int, folder: Path) -> Iterator[
         theirs.close()
         try:
             _greet(ours, upstream)
-            yield port
+            yield Target(module, port, process.pid)
             ours.close()
             process.wait(END_MAX_S)
         except OSError as error:

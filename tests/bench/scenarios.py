@@ -78,7 +78,7 @@ class Target:
         return [] if self.root is None else running.process_tree(self.root)
 
 
-def _measure_json(bench: Bench, target: Target, prompt: Prompt) -> Metrics:
+def measure_json(bench: Bench, target: Target, prompt: Prompt) -> Metrics:
     """CPU microseconds per request of wrk's closed loop, and the requests a second.
 
     Where several processes hold connections: the largest one's part of them, too.
@@ -174,7 +174,7 @@ def _warm_up(bench: Bench, target: Target) -> None:
 
 def _measure_pair(bench: Bench, target: Target, _: Metrics) -> Metrics:
     """The small requests again, for a contender that runs two workers."""
-    metrics = _measure_json(bench, target, PROMPTS[0])
+    metrics = measure_json(bench, target, PROMPTS[0])
     return {key.replace(PROMPTS[0].key, "pair"): value for key, value in metrics.items()}
 
 
@@ -224,7 +224,7 @@ def _pipe(pipe: IO[str] | None) -> IO[str]:
 
 
 def _measure_prompt(prompt: Prompt, bench: Bench, target: Target, _: Metrics) -> Metrics:
-    return _measure_json(bench, target, prompt)
+    return measure_json(bench, target, prompt)
 
 
 @dataclass(frozen=True, slots=True)

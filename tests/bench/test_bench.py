@@ -15,6 +15,7 @@ from nimway.proxy.metrics import Answered
 from tests.bench import install, interpreter, picture, regression, report, results, unobserved
 from tests.bench.contenders import DEFAULT, MAKERS, QUICK, REFERENCE, SUBJECT
 from tests.bench.interpreter import Interpreter
+from tests.bench.pairs import Paired
 from tests.bench.price import Price, render
 from tests.bench.results import Run
 from tests.bench.rounds import DIRECT, Round
@@ -150,3 +151,11 @@ def test_the_price_is_the_part_that_only_observing_takes() -> None:
     price = Price("a request", observed=[100.0, 102.0, 99.0], blind=[95.0, 94.0, 96.0])
     assert price.share == pytest.approx(0.05)
     assert "| a request | 100 (99-102) | 95 (94-96) | 5.0 % |" in render([price], "3.11")
+
+
+def test_the_price_of_observing_is_taken_pair_by_pair_and_has_an_interval() -> None:
+    found = Paired("188 B", observed=[100.0, 200.0, 100.0, 200.0], blind=[94.0, 188.0, 96.0, 192.0])
+    assert found.shares == pytest.approx([0.06, 0.06, 0.04, 0.04])
+    low, high = found.interval
+    assert low < 0.05 < high
+    assert high - low == pytest.approx(2 * 2.04 * 0.011547 / 2, rel=1e-3)
