@@ -235,14 +235,16 @@ class Runtime:
         try:
             await self._elector.acquire()
             self._metrics.leader.set(1)
-            if (self._resync_age_s() or 0.0) > FRESH_S:
-                # What a standby has seen may be late; a leader starts from what is true now.
-                await self._first_list()
-            self._observer.begin()
-            self._workers.start()
-            await self._elector.keep()
-        except LeadershipLostError as error:
-            _log.error("leadership lost, exiting: %s", error)
+            async with asyncio.TaskGroup() as group:
+                # From now on: with a slow API server the list takes longer than the Lease lasts.
+                group.create_task(self._elector.keep(), name="keep the Lease")
+                if (self._resync_age_s() or 0.0) > FRESH_S:
+                    # What a standby has seen may be late; a leader starts from what is true now.
+                    await self._first_list()
+                self._observer.begin()
+                self._workers.start()
+        except* LeadershipLostError as lost:
+            _log.error("leadership lost, exiting: %s", lost.exceptions[0])
         finally:
             self._metrics.leader.set(0)
             resync.cancel()

@@ -28,13 +28,19 @@ class Agent:
     async def run(self) -> None:
         """Run pods for ever."""
         config, client = self._context.config, self._context.client
-        spawn(keep_leases(client, config), name="leases")
+        spawn(keep_leases(client, config, self._returned), name="leases")
         spawn(provision(client, config.directory / "volumes"), name="storage")
         async for kind, item in client.follow("/api/v1/pods", fieldSelector=_BOUND):
             if kind == "SYNCED":
                 self._synchronize(item["items"])
             else:
                 self._handle(kind, item)
+
+    def _returned(self, node: str) -> None:
+        """Say of a node's pods that they are ready: who took it for lost said that they are not."""
+        for pod in self._pods.values():
+            if pod.manifest()["spec"]["nodeName"] == node:
+                pod.report_again()
 
     def _synchronize(self, listed: list[dict[str, Any]]) -> None:
         present = {pod["metadata"]["uid"] for pod in listed}

@@ -72,6 +72,11 @@ class Pod:
             for container in self._containers:
                 container.kill_after(grace)
 
+    def report_again(self) -> None:
+        """Write the status though it is the same: somebody else has changed it."""
+        self._reported = {}
+        self._dirty.set()
+
     def removed(self) -> None:
         """Take note that the API server no longer has the pod."""
         self._gone.set()
