@@ -179,7 +179,7 @@ def test_a_proxy_that_is_told_to_end_cuts_no_stream(
         in_flight = metric(admin, "nimway_proxy_requests_in_flight", f'{{model="{model}"}}')
         assert in_flight >= STREAMS * 0.3
         installed.kubectl("delete", "pod", "-n", NAMESPACE, victim, "--wait=false")
-    eventually(lambda: victim not in installed.kubectl("get", "pods", "-n", NAMESPACE), 60)
+    eventually(lambda: installed.get(NAMESPACE, "pod", victim) is None, 60)
     sys.stdout.write(
         f"SIGTERM with {in_flight:.0f} of {STREAMS} streams: {seen.cut} cut; "
         f"{seen.answered} requests, {len(seen.failed)} failed\n"

@@ -162,9 +162,9 @@ async def test_calls_that_never_return_do_not_block_others(world: World) -> None
 def other(crds: Cluster, namespace: str) -> Iterator[str]:
     """A second namespace that the proxy serves."""
     name = f"{namespace}-other"
-    crds.kubectl("create", "namespace", name)
+    crds.create_namespace(name)
     yield name
-    crds.kubectl("delete", "namespace", name, "--wait=false")
+    crds.delete_namespace(name)
 
 
 @pytest.mark.parametrize("is_going", [True, pytest.param(False, marks=full_only)])

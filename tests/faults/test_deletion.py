@@ -58,7 +58,7 @@ async def test_a_deleted_model_leaves_nothing_and_nothing_is_created_again(
 ) -> None:
     world.start()
     await _serving(world, "a", "b")
-    await world.settled()
+    await world.settled(QUIET_S)
     before = len(world.faults.writes())
     await world.delete(MODEL, "a", propagation)
     await world.routed("b", timeout_s=ROUTE_S)

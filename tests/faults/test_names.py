@@ -80,7 +80,7 @@ async def _watch_for_hijack(world: World, owner: str) -> None:
 def other(crds: Cluster, namespace: str) -> str:
     """A second namespace, of another team."""
     name = f"{namespace}-other"
-    crds.kubectl("create", "namespace", name)
+    crds.create_namespace(name)
     return name
 
 
@@ -109,7 +109,7 @@ async def test_another_namespace_does_not_get_a_name_while_its_holder_is_recreat
         await world.routed("holder", "thief")
         await _watch_for_hijack(world, world.namespace)
     finally:
-        crds.kubectl("delete", "namespace", other, "--wait=false")
+        crds.delete_namespace(other)
 
 
 async def _refused(world: World, namespace: str, name: str, *, gone: bool) -> Manifest:
@@ -165,7 +165,7 @@ async def test_a_refusal_outlives_the_operator_and_ends_with_another_claim(
             "thief": ("org/harmless", NAME),
         }
     finally:
-        crds.kubectl("delete", "namespace", other, "--wait=false")
+        crds.delete_namespace(other)
 
 
 async def test_a_name_whose_holder_went_while_the_operator_was_down_is_kept(
@@ -192,7 +192,7 @@ async def test_a_name_whose_holder_went_while_the_operator_was_down_is_kept(
         assert reserved[NAME].holder == f"{world.namespace}/holder"
         assert list(reserved[NAME].claims) == [f"{other}/thief"]
     finally:
-        crds.kubectl("delete", "namespace", other, "--wait=false")
+        crds.delete_namespace(other)
 
 
 async def test_a_claim_made_in_between_waits_for_the_end_of_the_namespace(
@@ -212,11 +212,11 @@ async def test_a_claim_made_in_between_waits_for_the_end_of_the_namespace(
         assert "until" in told
         live = await world.get(MODEL, "next")
         assert condition(live, "Stalled")["status"] == "False"
-        crds.kubectl("delete", "namespace", other, "--wait=false")
+        crds.delete_namespace(other)
         await world.routed("next")
         await world.reported(MODEL, "next", "Ready/SwitchedOff")
     finally:
-        crds.kubectl("delete", "namespace", other, "--wait=false", "--ignore-not-found")
+        crds.delete_namespace(other)
 
 
 async def test_a_namespace_that_was_first_gives_way_to_one_that_the_order_puts_before_it(
@@ -232,7 +232,7 @@ async def test_a_namespace_that_was_first_gives_way_to_one_that_the_order_puts_b
         await world.routed("late")
         await _watch_for_hijack(world, world.namespace)
     finally:
-        crds.kubectl("delete", "namespace", other, "--wait=false")
+        crds.delete_namespace(other)
 
 
 async def test_a_foreign_proxys_objects_are_left_alone_and_named(world: World) -> None:

@@ -25,10 +25,10 @@ def others(crds: Cluster, namespace: str) -> Iterator[tuple[str, str]]:
     """Two namespaces beside the operator's own."""
     names = (f"{namespace}-a", f"{namespace}-b")
     for name in names:
-        crds.kubectl("create", "namespace", name)
+        crds.create_namespace(name)
     yield names
     for name in names:
-        crds.kubectl("delete", "namespace", name, "--wait=false")
+        crds.delete_namespace(name)
 
 
 async def label(world: World, namespace: str, team: str | None) -> None:

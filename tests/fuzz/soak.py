@@ -201,7 +201,7 @@ def _world(folder: Path) -> Iterator[World]:
         sandbox = launcher.launch(launcher.Options(name=launcher.new_name("soak")))
         stack.callback(sandbox.stop)
         cluster = Cluster(sandbox.kubeconfig, sandbox, binaries.kubectl(print))
-        cluster.kubectl("create", "namespace", NAMESPACE)
+        cluster.create_namespace(NAMESPACE)
         write_table(cluster, NAMESPACE, routes.encode(build_table(NAMESPACE, "a")))
         api = stack.enter_context(faulty_api(sandbox.kubeconfig))
         endpoints = LoopbackEndpoints(api, "a")

@@ -18,10 +18,10 @@ RELEASE = "nimway-lifecycle"
 def home(crds: Cluster) -> Iterator[str]:
     """A namespace that enforces Pod Security `restricted`."""
     name = launcher.new_name("helm")
-    crds.kubectl("create", "namespace", name)
+    crds.create_namespace(name)
     crds.kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
     yield name
-    crds.kubectl("delete", "namespace", name, "--wait=false")
+    crds.delete_namespace(name)
 
 
 def test_what_it_renders_is_accepted_by_the_api_server(crds: Cluster, home: str) -> None:

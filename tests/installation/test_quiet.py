@@ -40,7 +40,7 @@ def untouched() -> Iterator[Installed]:
 def test_twenty_models_at_rest_cause_no_write(untouched: Installed) -> None:
     installed, sandbox, models = untouched, untouched.cluster.sandbox, "models"
     assert sandbox is not None
-    installed.kubectl("create", "namespace", models)
+    installed.cluster.create_namespace(models)
     for number in range(MODELS):
         installed.apply_model(models, f"idle-{number}", f"org/idle-{number}", replicas=0)
     eventually(

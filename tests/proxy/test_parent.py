@@ -147,9 +147,9 @@ def _rss_mib(pid: int) -> float:
 
 @contextmanager
 def _other_namespace(cluster: Cluster, name: str) -> Iterator[str]:
-    cluster.kubectl("create", "namespace", name)
+    cluster.create_namespace(name)
     yield name
-    cluster.kubectl("delete", "namespace", name, "--wait=false")
+    cluster.delete_namespace(name)
 
 
 def _role(kind: str, name: str, group: str, resource: str) -> dict[str, Any]:

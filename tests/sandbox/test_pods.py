@@ -233,8 +233,9 @@ def test_a_failing_liveness_probe_restarts_the_container(cluster: Cluster, names
     probe = {"exec": {"command": ["false"]}, "periodSeconds": 1, "failureThreshold": 1}
     cluster.apply(namespace, pod("sick", sleeper(livenessProbe=probe)))
     eventually(lambda: _state(cluster, namespace, "sick").get("restartCount", 0) >= 1, "a restart")
-    events = cluster.items(namespace, "events", "--field-selector=reason=Unhealthy")
-    assert events[0]["message"] == "Liveness probe failed: command exited with status 1"
+    events = cluster.items(namespace, "events")
+    unhealthy = [each for each in events if each["reason"] == "Unhealthy"]
+    assert unhealthy[0]["message"] == "Liveness probe failed: command exited with status 1"
 
 
 def test_readiness_waits_for_the_startup_probe(cluster: Cluster, namespace: str) -> None:

@@ -10,15 +10,20 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
 from nimway.sandbox import binaries, launcher
+from tests.support.api import Api
 from tests.support.schema import CRDS
 
 T = TypeVar("T")
+
+ASK_S = 0.02
+"""Between two questions to a cluster."""
 
 
 @dataclass(frozen=True)
@@ -50,26 +55,34 @@ class Cluster:
 
     def get(self, namespace: str, kind: str, name: str) -> dict[str, Any] | None:
         """Return an object, None when there is none."""
-        text = self.kubectl("get", "-n", namespace, kind, name, "--ignore-not-found", "-o", "json")
-        return json.loads(text) if text.strip() else None
+        return self._api.get(namespace, kind, name)
 
-    def items(self, namespace: str, kind: str, *selector: str) -> list[dict[str, Any]]:
-        """Return the objects of a kind."""
-        listed = json.loads(self.kubectl("get", "-n", namespace, kind, *selector, "-o", "json"))
-        return list(listed["items"])
+    def items(self, namespace: str, kind: str, selector: str = "") -> list[dict[str, Any]]:
+        """Return the objects of a kind that have these labels."""
+        return self._api.items(namespace, kind, selector)
+
+    def create_namespace(self, name: str) -> None:
+        """Create a namespace."""
+        self._api.create_namespace(name)
+
+    def delete_namespace(self, name: str) -> None:
+        """Begin to delete a namespace, if it is there."""
+        self._api.delete_namespace(name)
+
+    @cached_property
+    def _api(self) -> Api:
+        return Api(self.kubeconfig)
 
 
 def eventually(probe: Callable[[], T | None], what: str, *, timeout_s: float = 30.0) -> T:
-    """Ask until `probe` returns something true, and return that; fail with `what` at the end.
-
-    Each question to a cluster takes a kubectl's time, so there is no pause in between.
-    """
+    """Ask until `probe` returns something true, and return that; fail with `what` at the end."""
     deadline = time.monotonic() + timeout_s
     while True:
         if answer := probe():
             return answer
         if time.monotonic() > deadline:
             raise AssertionError(f"not in {timeout_s:g} s: {what}")
+        time.sleep(ASK_S)
 
 
 @pytest.fixture(scope="session")
@@ -98,6 +111,6 @@ def crds(cluster: Cluster) -> Cluster:
 def namespace(cluster: Cluster) -> Iterator[str]:
     """A namespace of the test's own, deleted (without waiting) afterwards."""
     name = launcher.new_name("t")
-    cluster.kubectl("create", "namespace", name)
+    cluster.create_namespace(name)
     yield name
-    cluster.kubectl("delete", "namespace", name, "--wait=false")
+    cluster.delete_namespace(name)

@@ -5,7 +5,6 @@ by hand do not meet. With `NIMWAY_TEST_KUBECONFIG` in that foreign cluster, reac
 `NIMWAY_TEST_BASE_URL` or by `kubectl port-forward`.
 """
 
-import json
 import os
 import re
 import subprocess
@@ -68,13 +67,10 @@ class Installed:
         return run_helm(self.helm_program, self.cluster.kubeconfig, *arguments, check=check)
 
     def get(self, namespace: str, kind: str, name: str) -> Any:
-        text = self.kubectl("get", "-n", namespace, kind, name, "--ignore-not-found", "-o", "json")
-        return json.loads(text) if text.strip() else None
+        return self.cluster.get(namespace, kind, name)
 
     def list(self, namespace: str, kind: str, selector: str = "") -> list[Any]:
-        arguments = ["get", "-n", namespace, kind, "-l", selector, "-o", "json"]
-        items: list[Any] = json.loads(self.kubectl(*arguments))["items"]
-        return items
+        return self.cluster.items(namespace, kind, selector)
 
     def apply_model(self, namespace: str, name: str, model: str, **spec: Any) -> None:
         """Apply a NIMModel that the simulated NIM serves; it loads at once unless told."""
@@ -215,6 +211,6 @@ def _foreign_base_url(cluster: Cluster) -> Iterator[str]:
 def models(installed: Installed) -> Iterator[str]:
     """A namespace for a test's models, deleted (without waiting) afterwards."""
     name = launcher.new_name("models")
-    installed.kubectl("create", "namespace", name)
+    installed.cluster.create_namespace(name)
     yield name
-    installed.kubectl("delete", "namespace", name, "--wait=false")
+    installed.cluster.delete_namespace(name)
