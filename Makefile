@@ -33,7 +33,7 @@ demo: setup ## Start everything on this machine, serve a completion, stay up (AR
 test: verify ## Verify, then run every test
 	@$(BIN)/nimway sandbox binaries
 	@$(PYTEST) tests -m 'not cluster' --numprocesses 2 --dist loadfile
-	@$(PYTEST) tests -m 'cluster and not alone' --ignore tests/cluster --numprocesses 3 --dist worksteal
+	@$(PYTEST) tests -m 'cluster and not alone' --ignore tests/cluster --numprocesses 2 --dist loadfile
 	@$(PYTEST) tests -m 'cluster and alone'
 	@$(PYTEST) tests/cluster -m cluster
 

@@ -79,7 +79,7 @@ async def test_an_orphaned_models_children_stay_and_its_route_goes(world: World)
     before = {kind: (await world.get(kind, "a"))["metadata"]["uid"] for kind in MODEL_CHILDREN}
     await world.delete(MODEL, "a", "Orphan")
     await world.routed("b", timeout_s=ROUTE_S)
-    await world.gone(MODEL, "a")
+    await world.gone(MODEL, "a", timeout_s=COLLECT_S)
     await _stays_so(world)
     for kind, uid in before.items():
         live = await world.get(kind, "a")
@@ -93,7 +93,7 @@ async def test_an_orphan_is_not_taken_over_by_a_new_model_of_its_name(world: Wor
     await _serving(world, "a")
     orphan = await world.get(SERVICE, "a")
     await world.delete(MODEL, "a", "Orphan")
-    await world.gone(MODEL, "a")
+    await world.gone(MODEL, "a", timeout_s=COLLECT_S)
     await world.settled()
     await world.apply(model(world.namespace, "a"))
     live = await world.reported(MODEL, "a", "Stalled/ObjectConflict")
