@@ -126,9 +126,9 @@ bench-wake: setup ## Measure sleep and wake: held requests, cycles, a day (15 mi
 	@$(BIN)/python -m tests.bench_wake $(ARGS)
 
 .PHONY: faults
-faults: setup ## Run every fault in its full length against a real control plane (30 min)
+faults: setup ## Run every fault in its full length against a real control plane (an hour)
 	@$(BIN)/nimway sandbox binaries
-	@NIMWAY_FAULTS=full $(PYTEST) tests/faults tests/proxy tests/cluster/test_proxies.py $(ARGS)
+	@NIMWAY_FAULTS=full $(PYTEST) tests/faults tests/proxy tests/cluster/test_outage.py tests/cluster/test_proxies.py $(ARGS)
 
 .PHONY: fuzz
 fuzz: MINUTES ?= 5
