@@ -52,9 +52,8 @@ def main(wanted: str | None, pairs: int) -> int:
     """Measure, print the table, and return 1 where the price is above the goal."""
     install.install_debian(["wrk"])
     chosen, described = interpreter.choose(wanted)
-    python = ["taskset", "--cpu-list", "", str(interpreter.environment(chosen))]
     cpus = choose_cpus()
-    python[2] = str(cpus.proxy)
+    python = ["taskset", "--cpu-list", str(cpus.proxy), str(interpreter.environment(chosen))]
     found = []
     with contextlib.ExitStack() as stack:
         goload = install.go_program("goload")

@@ -191,15 +191,15 @@ async def test_the_old_table_serves_until_the_last_part_is_here() -> None:
     server = Server(TEST_SETTINGS)
     for part in split(Table("1", build_routes(1)[:300])):
         assert isinstance(part, Table)
-        server.replace_table(part)
+        spend(server.take_table(part))
     first, last = split(Table("2", build_routes(2)[:300]))
     assert isinstance(first, Table)
     assert isinstance(last, Table)
-    server.replace_table(first)
+    spend(server.take_table(first))
     server.replace_endpoints([ServiceEndpoints("ns", "model-0", [("127.0.0.1", 1)])])
     assert server.catalog.revision == "1"
     assert "alias-0-1" in server.catalog.names
-    server.replace_table(last)
+    spend(server.take_table(last))
     assert "alias-0-1" not in server.catalog.names
     assert len(server.catalog.names["alias-0-2"].endpoints) == 1
 

@@ -62,6 +62,7 @@ class Api:
         return [{**told, **item} for item in found.get("items", ())]
 
     def create_namespace(self, name: str) -> None:
+        """Create a namespace."""
         body = {"metadata": {"name": name}}
         answer = self._client.post("/api/v1/namespaces", json=body)
         assert answer.is_success, f"creating namespace {name}: {answer.text}"
@@ -85,12 +86,10 @@ class Api:
         word = kind.partition(".")[0].lower()
         if word not in self._resources:
             self._discover()
+        assert word in self._resources, f"no resource is called {kind}: is its group in GROUPS?"
         group, plural, is_namespaced = self._resources[word]
-        return (
-            f"/{group}/namespaces/{namespace}/{plural}"
-            if is_namespaced and namespace
-            else (f"/{group}/{plural}")
-        )
+        where = f"/namespaces/{namespace}" if is_namespaced and namespace else ""
+        return f"/{group}{where}/{plural}"
 
     def _discover(self) -> None:
         """Learn how each kind may be called: again where a CRD came later."""

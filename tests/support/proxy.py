@@ -75,7 +75,9 @@ class ProxyHarness:
         return f"http://127.0.0.1:{self.port}"
 
     def serve(self, *models: Served, revision: str = "test") -> None:
-        self.server.replace_table(Table(revision, [model.to_route() for model in models]))
+        table = Table(revision, [model.to_route() for model in models])
+        for _ in self.server.take_table(table):
+            pass
         for model in models:
             self.set_endpoints(model.name, model.endpoints)
 

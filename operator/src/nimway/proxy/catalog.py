@@ -179,6 +179,8 @@ class Catalog:
     def replace_routes(self, revision: str, routes: Iterable[RouteEntry]) -> list[Model]:
         """Serve `routes` from now on; return the models that are gone."""
         self.draft_routes(revision, routes)
+        for _ in self.adopt():
+            pass
         return self.commit()
 
     def draft_routes(self, revision: str, routes: Iterable[RouteEntry]) -> None:
@@ -211,9 +213,7 @@ class Catalog:
             yield
 
     def commit(self) -> list[Model]:
-        """Serve the table that was built from now on; return the models that are gone."""
-        for _ in self.adopt():
-            pass
+        """Serve the table that was built, and adopted, from now on; return the models that left."""
         draft, self._draft = self._draft, _Draft("")
         old, self.models = self.models, draft.models
         self.names, self._models_of = draft.names, draft.models_of

@@ -198,13 +198,11 @@ class Server:
 
     # What the control channel calls.
 
-    def replace_table(self, table: Table) -> None:
-        """Take a part of a new routing table; serve it from its last part on."""
-        for _ in self.take_table(table):
-            pass
-
     def take_table(self, table: Table) -> "Iterator[None]":
-        """Do the same in steps of a few ms, between which the loop may turn."""
+        """Take a part of a new routing table; serve it from its last part on.
+
+        In steps of a few ms, between which the loop may turn.
+        """
         self.catalog.draft_routes(table.revision, table.routes)
         if table.more:
             return
