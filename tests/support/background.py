@@ -11,6 +11,8 @@ import uvloop
 
 T = TypeVar("T")
 
+CLOSE_S = 0.05
+
 
 @contextmanager
 def in_background(manager: AbstractAsyncContextManager[T]) -> Iterator[T]:
@@ -22,6 +24,8 @@ def in_background(manager: AbstractAsyncContextManager[T]) -> Iterator[T]:
         async with manager as value:
             entered.set_result(value)
             await asyncio.wrap_future(leaving)
+        # What was aborted ends in later turns; uvloop refuses to close a loop before (EBUSY).
+        await asyncio.sleep(CLOSE_S)
 
     def run() -> None:
         try:
