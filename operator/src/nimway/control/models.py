@@ -91,7 +91,9 @@ class ModelReconciler:
         await context.applier.apply_all(children, owner)
         await context.applier.prune(children, owner)
         deployment = context.store.get(DEPLOYMENT, owner.namespace, names.slug(owner.name))
-        # The pods' first news is a moment away: one status instead of two.
+        if is_new:
+            # The pods' first news is a moment away: one status instead of two.
+            context.workers.defer(Ref(MODEL.kind, owner.namespace, owner.name))
         return Applied(deployment, unfinished_s=STATUS_DELAY_S if is_new else None)
 
     async def _report(self, live: Manifest, model: ResolvedModel | None, applied: Applied) -> None:
