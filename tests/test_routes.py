@@ -42,6 +42,7 @@ some_routes = st.lists(
             apis=st.lists(st.sampled_from(["chat", "completions"]), unique=True).map(tuple),
         ),
         cold_start_s=st.integers(0, 2**20),
+        ready_path=st.sampled_from(["/v1/health/ready", "/healthz", ""]),
     ),
     unique_by=lambda route: route.key,
     max_size=6,
@@ -91,9 +92,10 @@ def test_any_change_of_a_route_changes_the_revision() -> None:
             replace(LLAMA, adapters=("lora",)),
             replace(LLAMA, policy=Policy(retries=0)),
             replace(LLAMA, cold_start_s=90),
+            replace(LLAMA, ready_path="/healthz"),
         )
     }
-    assert len(revisions) == 10
+    assert len(revisions) == 11
 
 
 def test_a_policy_shows_only_what_is_not_as_by_default() -> None:
@@ -108,6 +110,12 @@ def test_a_cold_start_is_left_out_while_nobody_knows_it() -> None:
     )
     assert "coldStart" not in encode(build_table([LLAMA]))["routes.json"]
     assert decode(encode(build_table([LLAMA]))).routes[0].cold_start_s == 0
+
+
+def test_a_ready_path_shows_only_where_it_is_not_nims_own() -> None:
+    assert "readyPath" not in encode(build_table([LLAMA]))["routes.json"]
+    text = encode(build_table([replace(LLAMA, ready_path="")]))["routes.json"]
+    assert '"readyPath": ""' in text
 
 
 def test_an_empty_table_is_a_table() -> None:

@@ -139,7 +139,7 @@ async def _list_and_delete(bench: Bench, namespace: str, count: int) -> None:
 
 
 async def _first_request(bench: Bench, namespace: str, count: int) -> None:
-    """Pod made ready (by its status) -> first completion through each proxy pod.
+    """Pod made ready (its server, then its status) -> first completion through each proxy pod.
 
     One request waits in each, as a user's would: polling would take CPU from what is measured.
     """
@@ -159,6 +159,7 @@ async def _first_request(bench: Bench, namespace: str, count: int) -> None:
     times, theirs, own = [], [], []
     async with bench.proxy_pods() as pods:
         for _ in range(count):
+            upstream.ready = False
             out = slices.expect(_is_unready)
             await bench.client.patch(path, pod_status(upstream.address, ready=False))
             await asyncio.wait_for(out, _WAIT_S)
@@ -167,6 +168,7 @@ async def _first_request(bench: Bench, namespace: str, count: int) -> None:
             await pause(0.1, 0.3)
             in_slice, in_pod = slices.expect(_is_ready), states.expect(_pod_is_ready)
             began_s = time.perf_counter()
+            upstream.ready = True
             patch = bench.client.patch(path, pod_status(upstream.address, ready=True))
             end_s = await _last(patch, calls)
             times.append(1000 * (end_s - began_s))

@@ -71,10 +71,17 @@ class ProxyPod:
 
 
 class Upstream:
-    """A model server that answers at once, on the sandbox's bridge: what a pretended pod lacks."""
+    """A model server that answers at once, on the sandbox's bridge: what a pretended pod lacks.
+
+    It is as `ready` as it is told: a proxy asks it itself while requests wait.
+    """
 
     address = BRIDGE_ADDRESS
     _ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+    _LOADING = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"
+
+    def __init__(self) -> None:
+        self.ready = True
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._serve, self.address, PORT)
@@ -88,6 +95,6 @@ class Upstream:
                 head = (await reader.readuntil(b"\r\n\r\n")).lower()
                 length = head.partition(b"content-length:")[2].partition(b"\r\n")[0]
                 await reader.readexactly(int(length or 0))
-                writer.write(self._ANSWER)
+                writer.write(self._ANSWER if self.ready else self._LOADING)
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()

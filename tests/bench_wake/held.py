@@ -111,6 +111,7 @@ async def _patched(bench: Bench, stage: Stage, count: int) -> dict[str, Any]:
     await upstream.start()
     try:
         for number in range(count):
+            upstream.ready = False
             await bench.client.patch(path, pod_status(upstream.address, ready=False))
             await until(partial(_is_empty, slices), _READY_S, "no endpoint")
             await pause(0.1, 0.3)
@@ -122,6 +123,7 @@ async def _patched(bench: Bench, stage: Stage, count: int) -> dict[str, Any]:
             await pause(0.2, 0.4)
             in_slice = slices.expect(lambda _, item: has_ready(item))
             began_s = time.perf_counter()
+            upstream.ready = True
             await bench.client.patch(path, pod_status(upstream.address, ready=True))
             asked = await held
             end_s = max(each.ended_s for each in asked)

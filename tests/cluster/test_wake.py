@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -83,6 +84,20 @@ def test_a_request_wakes_a_sleeping_model_which_sleeps_again(
     _restart(installed, "nimway-default")
     assert installed.complete("org/sleeper").status_code == 200
     assert installed.get(models, "nimmodel", "sleeper")["metadata"]["generation"] == 4
+
+
+def test_a_pod_answers_who_waits_before_its_kubelet_asks_it(
+    installed: Installed, models: str
+) -> None:
+    probes = {"startup": {"periodSeconds": 40}}
+    spec = FAST | {"probes": probes, "env": [{"name": "NIMSIM_LOAD_S", "value": "2"}]}
+    installed.apply_model(models, "early", "org/early", replicas=0, autoscaling=SLEEPS, **spec)
+    _asleep(installed, models, "early")
+    eventually(lambda: "org/early" in installed.listed(), 10)
+    began_s = time.monotonic()
+    answer = installed.complete("org/early")
+    assert (answer.status_code, time.monotonic() - began_s < 20) == (200, True)
+    assert _reason(installed, models, "early") == "Waking", "the kubelet asks after 40 s"
 
 
 def test_a_restarted_operator_wakes_what_was_asked_for_meanwhile(

@@ -69,6 +69,24 @@ def test_only_the_served_namespaces_are_in_the_table() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("probes", "path"),
+    [
+        ({}, "/v1/health/ready"),
+        ({"startup": {"periodSeconds": 1}}, "/v1/health/ready"),
+        ({"startup": {"path": "/up"}, "readiness": {"path": "/up"}}, "/up"),
+        ({"startup": {"path": "/up"}}, ""),
+        ({"readiness": {"path": "/up"}}, ""),
+    ],
+)
+def test_the_route_has_the_path_that_makes_a_pod_ready(probes: dict[str, Any], path: str) -> None:
+    model = samples.model(probes=probes)
+    found = candidate(model)
+    assert found is not None
+    key = f"{model['metadata']['namespace']}/{model['metadata']['name']}"
+    assert decide([found], None, None).routes[key].ready_path == path
+
+
 def test_a_model_scaled_to_zero_stays_and_one_that_is_deleted_goes() -> None:
     assert candidate(samples.model(replicas=0)) is not None
     going = samples.model()

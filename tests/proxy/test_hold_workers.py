@@ -15,8 +15,10 @@ import pytest
 from nimway import state
 from nimway.proxy.admin import AdminServer
 from nimway.proxy.messages import ServiceEndpoints, Table
+from nimway.proxy.pod_health import PodHealth
+from nimway.proxy.starting import StartingPods
 from nimway.proxy.supervisor import Supervisor
-from nimway.routes import Policy
+from nimway.routes import Policy, Route
 from nimway.state import ModelLoad, ProxyState
 from tests.proxy.test_hold import assert_told
 from tests.support.proxy import NAMESPACE, TEST_SETTINGS, Address, Served, listen
@@ -148,6 +150,30 @@ async def test_a_pod_that_gets_ready_has_the_held_request_within_milliseconds() 
             assert (await client.read()).status == 200
     show("endpoint event to request at the pod", taken)
     assert statistics.median(taken) < 0.012
+
+
+async def test_a_starting_pod_that_answers_has_the_held_request() -> None:
+    async with (
+        run_model_server() as model,
+        running() as pod,
+        PodHealth(allow_loopback=True) as health,
+        connect(pod.port) as client,
+    ):
+        served = MODELS[0]
+        pods = StartingPods(
+            health.is_ready,
+            lambda key: pod.supervisor.load()[key][1] > 0,
+            pod.supervisor.replace_endpoints,
+        )
+        entry = served.to_route()
+        route = Route(NAMESPACE, served.name, served.model, (served.model,), entry.service, 1)
+        pods.replace_routes([replace(route, name=entry.key.partition("/")[2])])
+        pods.take([ServiceEndpoints(NAMESPACE, served.name, [], [model.address])])
+        pod.supervisor.on_urgent = pods.look
+        answer = await client.ask(request(served))
+        assert answer.status == 200
+        assert [call.head.split()[0] for call in model.calls] == [b"GET", b"POST"]
+        pods.stop()
 
 
 async def test_a_parent_that_dies_leaves_no_waiter_hanging() -> None:

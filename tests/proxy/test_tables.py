@@ -48,21 +48,35 @@ def ready_of(changed: list[ServiceEndpoints]) -> dict[str, list[tuple[str, int]]
 
 
 @pytest.mark.parametrize(
-    ("conditions", "listed"),
+    ("conditions", "kind"),
     [
-        ({"ready": True, "serving": True, "terminating": False}, True),
-        ({}, True),
-        ({"ready": False, "serving": False, "terminating": False}, False),
-        ({"ready": False, "serving": True, "terminating": True}, False),
-        ({"ready": True, "terminating": True}, False),
+        ({"ready": True, "serving": True, "terminating": False}, "ready"),
+        ({}, "ready"),
+        ({"ready": False, "serving": False, "terminating": False}, "starting"),
+        ({"ready": False, "serving": True, "terminating": True}, "neither"),
+        ({"ready": True, "terminating": True}, "neither"),
     ],
 )
-def test_only_ready_pods_that_stay_get_requests(
-    conditions: dict[str, bool], *, listed: bool
+def test_a_pod_that_stays_is_ready_or_starting_and_one_that_goes_is_neither(
+    conditions: dict[str, bool], kind: str
 ) -> None:
+    address = ("10.0.0.1", 8000)
     endpoints = NamespaceEndpoints("ns")
-    changed = endpoints.replace([build_slice("s1", "a", ("10.0.0.1", conditions))])
-    assert ready_of(changed) == ({"a": [("10.0.0.1", 8000)]} if listed else {})
+    changed = endpoints.replace([build_slice("s1", "a", (address[0], conditions))])
+    expected = {
+        "ready": [ServiceEndpoints("ns", "a", [address])],
+        "starting": [ServiceEndpoints("ns", "a", [], [address])],
+        "neither": [],
+    }
+    assert changed == expected[kind]
+
+
+def test_a_pod_that_one_slice_still_calls_unready_is_ready() -> None:
+    unready = build_slice("s1", "a", ("10.0.0.1", {"ready": False}))
+    endpoints = NamespaceEndpoints("ns")
+    endpoints.replace([unready])
+    changed = endpoints.update(build_slice("s2", "a", ("10.0.0.1", {})), deleted=False)
+    assert changed == [ServiceEndpoints("ns", "a", [("10.0.0.1", 8000)])]
 
 
 def test_the_slices_of_a_service_are_added_up() -> None:

@@ -83,7 +83,9 @@ class ModelServer:
             while not writer.is_closing():
                 head = await reader.readuntil(b"\r\n\r\n")
                 call = Call(head, b"", reader, writer)
-                call.body = await reader.readexactly(int(call.field(b"content-length")[0]))
+                call.body = await reader.readexactly(
+                    int((call.field(b"content-length") or [b"0"])[0])
+                )
                 self.calls.append(call)
                 self.called.set()
                 await self.script(call)

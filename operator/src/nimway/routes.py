@@ -62,6 +62,9 @@ STRATEGIES = (LEAST_REQUESTS, PREFIX_HASH, SESSION_HASH)
 HTTP_PORT_NAME = "http"
 """Name of the model port in the Service, hence in its EndpointSlices."""
 
+READY_PATH = "/v1/health/ready"
+"""Where a NIM says that its model is loaded."""
+
 
 class RoutesError(ValueError):
     """A ConfigMap does not hold a valid routing table; the text names the key or field."""
@@ -108,6 +111,7 @@ class Route:
     NIM knows by the same names. `service` is the Service in `namespace` whose EndpointSlices list
     the pods. `created_s` is the object's creationTimestamp, Unix seconds. `cold_start_s` is how
     long it lately took from waking to the first ready pod, rounded; 0 while nobody knows.
+    `ready_path` is what a pod's kubelet asks it for; empty where startup and readiness differ.
     """
 
     namespace: str
@@ -119,6 +123,7 @@ class Route:
     adapters: tuple[str, ...] = ()
     policy: Policy = DEFAULT_POLICY
     cold_start_s: int = 0
+    ready_path: str = READY_PATH
 
     @property
     def key(self) -> str:
@@ -323,6 +328,8 @@ def _encode_route(route: Route) -> dict[str, Any]:
         entry["adapters"] = list(route.adapters)
     if route.cold_start_s:
         entry["coldStart"] = route.cold_start_s
+    if route.ready_path != READY_PATH:
+        entry["readyPath"] = route.ready_path
     # What is as by default is left out: a person reads the exceptions, and the table stays small.
     policy = {
         field.name: value
@@ -356,6 +363,9 @@ def _decode_route(key: str, entry: Any) -> Route:
     cold_start_s = entry.get("coldStart", 0)
     if not _is_count(cold_start_s):
         raise RoutesError(f"{KEY_ROUTES}: {key}.coldStart: expected whole seconds")
+    ready_path = entry.get("readyPath", READY_PATH)
+    if not isinstance(ready_path, str):
+        raise RoutesError(f"{KEY_ROUTES}: {key}.readyPath: expected a string")
     return Route(
         namespace=namespace,
         name=name,
@@ -366,6 +376,7 @@ def _decode_route(key: str, entry: Any) -> Route:
         adapters=_texts(key, entry, "adapters"),
         policy=_decode_policy(f"{key}.policy", entry.get("policy", {})),
         cold_start_s=cold_start_s,
+        ready_path=ready_path,
     )
 
 

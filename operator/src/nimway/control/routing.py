@@ -26,7 +26,7 @@ from nimway.control.clock import unix_s
 from nimway.control.desired import names
 from nimway.control.kinds import Manifest
 from nimway.control.sleep import rounded_s, usual_s
-from nimway.routes import DEFAULT_POLICY, Policy, Route, RoutingTable, build_table
+from nimway.routes import DEFAULT_POLICY, READY_PATH, Policy, Route, RoutingTable, build_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ class Candidate:
     adapters: tuple[str, ...] = ()
     policy: Policy = DEFAULT_POLICY
     cold_start_s: int = 0
+    ready_path: str = READY_PATH
     claim: str = ""
     refusals: tuple[Refusal, ...] = ()
 
@@ -112,9 +113,18 @@ def candidate(manifest: Manifest) -> Candidate | None:
         adapters=tuple(each["name"] for each in spec.get("adapters") or ()),
         policy=policy(spec.get("routing") or {}),
         cold_start_s=rounded_s(usual_s(manifest)),
+        ready_path=ready_path(spec.get("probes") or {}),
         claim=claim_of(manifest),
         refusals=refusals_of(manifest.get("status") or {}),
     )
+
+
+def ready_path(probes: Mapping[str, Any]) -> str:
+    """Return the path whose answer makes a pod ready; "" if one path alone does not."""
+    startup, readiness = (
+        (probes.get(kind) or {}).get("path", READY_PATH) for kind in ("startup", "readiness")
+    )
+    return startup if startup == readiness else ""
 
 
 def policy(routing: Mapping[str, Any]) -> Policy:
@@ -200,6 +210,7 @@ def _route(each: Candidate, won: list[str]) -> Route:
         adapters=tuple(name for name in each.adapters if name in won),
         policy=each.policy,
         cold_start_s=each.cold_start_s,
+        ready_path=each.ready_path,
     )
 
 

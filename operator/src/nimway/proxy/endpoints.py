@@ -1,11 +1,10 @@
 """EndpointSlices to endpoints: which addresses of a Service may get new requests (pure).
 
 Owns the reading of slices as the API server sends them and the state of one namespace. A
-terminating or unready pod gets no new request; a Service may have several slices. With two address
-families each pod is in two of them, and counts once: by its IPv4 address.
+terminating pod gets no new request, an unready one is told apart; a Service may have several
+slices. With two address families each pod is in two of them, and counts once: by its IPv4 address.
 """
 
-from collections.abc import Collection
 from typing import NamedTuple
 
 import msgspec
@@ -65,10 +64,11 @@ class EndpointSlice(msgspec.Struct):
 class _Slice(NamedTuple):
     """What one slice says: the addresses that may get requests, each with its pod's uid or "".
 
-    `known` are the pods that it lists in IPv4, ready or not.
+    `starting` are those of unready pods that stay, `known` the pods that it lists in IPv4.
     """
 
     ready: frozenset[tuple[Address, str]]
+    starting: frozenset[tuple[Address, str]]
     known: frozenset[str]
     is_ipv6: bool
 
@@ -80,7 +80,7 @@ class NamespaceEndpoints:
         self._namespace = namespace
         self._slices: dict[str, dict[str, _Slice]] = {}  # of each Service, by name
         self._owners: dict[str, str] = {}
-        self._services: dict[str, frozenset[Address]] = {}
+        self._services: dict[str, ServiceEndpoints] = {}
 
     def replace(self, slices: list[EndpointSlice]) -> list[ServiceEndpoints]:
         """Take a full list; return the Services whose endpoints differ from before."""
@@ -114,7 +114,7 @@ class NamespaceEndpoints:
 
     def snapshot(self) -> list[ServiceEndpoints]:
         """Return all Services that have endpoints."""
-        return [self._build(service) for service in self._services]
+        return list(self._services.values())
 
     def clear(self) -> list[ServiceEndpoints]:
         """Forget everything; return the Services that had endpoints, now without."""
@@ -123,32 +123,32 @@ class NamespaceEndpoints:
     def _refresh(self, services: set[str]) -> list[ServiceEndpoints]:
         changed = []
         for service in sorted(services):
-            addresses = _join(self._slices.get(service, {}).values())
-            if addresses == self._services.get(service, frozenset()):
+            found = self._build(service)
+            if found == self._services.get(service, ServiceEndpoints(self._namespace, service, [])):
                 continue
-            if addresses:
-                self._services[service] = addresses
+            if found.ready or found.starting:
+                self._services[service] = found
             else:
                 del self._services[service]
-            changed.append(self._build(service))
+            changed.append(found)
         return changed
 
     def _build(self, service: str) -> ServiceEndpoints:
-        ready = sorted(self._services.get(service, ()))
-        return ServiceEndpoints(namespace=self._namespace, service=service, ready=ready)
-
-
-def _join(slices: Collection[_Slice]) -> frozenset[Address]:
-    """Return the addresses of all slices, of each pod those of one family."""
-    known: frozenset[str] = frozenset()
-    if any(each.is_ipv6 for each in slices):
-        known = frozenset().union(*(each.known for each in slices))
-    return frozenset(
-        address
-        for each in slices
-        for address, pod in each.ready
-        if not (each.is_ipv6 and pod in known)
-    )
+        """Add up the slices of a Service, of each pod the addresses of one family."""
+        slices = self._slices.get(service, {}).values()
+        known: frozenset[str] = frozenset()
+        if any(each.is_ipv6 for each in slices):
+            known = frozenset().union(*(each.known for each in slices))
+        ready, starting = (
+            {
+                address
+                for each in slices
+                for address, pod in (each.ready if is_ready else each.starting)
+                if not (each.is_ipv6 and pod in known)
+            }
+            for is_ready in (True, False)
+        )
+        return ServiceEndpoints(self._namespace, service, sorted(ready), sorted(starting - ready))
 
 
 def _read(item: EndpointSlice) -> tuple[str, _Slice]:
@@ -157,15 +157,19 @@ def _read(item: EndpointSlice) -> tuple[str, _Slice]:
     is_ipv6 = item.addressType == _IPV6
     port = next((p.port for p in item.ports or () if p.name == HTTP_PORT_NAME), None)
     if port is None or not service or item.addressType == "FQDN":
-        return service, _Slice(frozenset(), frozenset(), is_ipv6)
+        return service, _Slice(frozenset(), frozenset(), frozenset(), is_ipv6)
     pods = [(_uid(endpoint), endpoint) for endpoint in item.endpoints or () if endpoint.addresses]
-    ready = frozenset(
-        ((endpoint.addresses[0], port), uid)
-        for uid, endpoint in pods
-        if endpoint.conditions.ready is not False and not endpoint.conditions.terminating
+    ready, starting = (
+        frozenset(
+            ((endpoint.addresses[0], port), uid)
+            for uid, endpoint in pods
+            if not endpoint.conditions.terminating
+            and (endpoint.conditions.ready is not False) is is_ready
+        )
+        for is_ready in (True, False)
     )
     known = frozenset() if is_ipv6 else frozenset(uid for uid, _ in pods if uid)
-    return service, _Slice(ready, known, is_ipv6)
+    return service, _Slice(ready, starting, known, is_ipv6)
 
 
 def _uid(endpoint: SliceEndpoint) -> str:

@@ -191,6 +191,12 @@ METRICS = (
     Metric("nimway_proxy_workers", "gauge", "Workers that serve.", "workers"),
     Metric("nimway_proxy_worker_restarts_total", "counter", "Workers that ended.", "restarts"),
     Metric(
+        "nimway_proxy_early_endpoints_total",
+        "counter",
+        "Pods that answered held requests before Kubernetes called them ready.",
+        "early_endpoints",
+    ),
+    Metric(
         "nimway_proxy_table_info", "gauge", "1, with the revision served.", "table", ("revision",)
     ),
     Metric(

@@ -41,11 +41,15 @@ class Table(msgspec.Struct, tag=True, array_like=True, frozen=True):
 
 
 class ServiceEndpoints(msgspec.Struct, array_like=True, frozen=True):
-    """The endpoints of one Service that may get new requests: `(address, port)`."""
+    """The endpoints of one Service, as `(address, port)`: `ready` may get new requests.
+
+    `starting` have an address and are not ready; the parent alone needs to know them.
+    """
 
     namespace: str
     service: str
     ready: list[tuple[str, int]]
+    starting: list[tuple[str, int]] = []
 
 
 class Endpoints(msgspec.Struct, tag=True, array_like=True, frozen=True):

@@ -15,7 +15,9 @@ from nimway.proxy.exposition import Series, add_up, encode_text
 from nimway.proxy.feed import Feed
 from nimway.proxy.kube import KubeReader, load_configuration
 from nimway.proxy.messages import RouteEntry, ServiceEndpoints, Table
+from nimway.proxy.pod_health import PodHealth
 from nimway.proxy.settings import Settings
+from nimway.proxy.starting import StartingPods
 from nimway.proxy.supervisor import Supervisor
 from nimway.state import ModelLoad, ProxyState
 from nimway.tasks import spawn
@@ -48,7 +50,13 @@ class Parent:
         )
         self._admin = AdminServer(config.settings, self)
         self._supervisor.on_change = self._changed
-        self._supervisor.on_urgent = self._admin.report
+        self._supervisor.on_urgent = self._urged
+        self._health = PodHealth(allow_loopback=config.settings.allow_loopback)
+        self._starting = StartingPods(
+            self._health.is_ready,
+            lambda key: self._supervisor.load()[key][1] > 0,
+            self._supervisor.replace_endpoints,
+        )
         self._complete = False
         self._draining = False
         self._table_at = 0.0
@@ -64,13 +72,14 @@ class Parent:
         configuration = await load_configuration(self._config.kubeconfig)
         await self._admin.start(_bind(self._config.host, self._config.admin_port))
         self._supervisor.start()
-        async with KubeReader(configuration) as reader:
+        async with KubeReader(configuration) as reader, self._health:
             feed = Feed(reader, self, self._config.namespace, self._config.configmap)
             task = spawn(feed.run(), name="feed")
             await ended.wait()
             ended.clear()
             await self._drain(ended)
             task.cancel()
+            self._starting.stop()
         self._admin.stop()
 
     # The feed's sink.
@@ -78,6 +87,7 @@ class Parent:
     def replace_table(self, table: routes.RoutingTable) -> None:
         """Hand a new table to the workers."""
         self._table_models = len(table.routes)
+        self._starting.replace_routes(table.routes)
         self._supervisor.replace_table(build_message(table))
 
     def confirm_table(self) -> None:
@@ -85,8 +95,8 @@ class Parent:
         self._table_at = self._loop.time()
 
     def replace_endpoints(self, services: list[ServiceEndpoints]) -> None:
-        """Hand new endpoints to the workers."""
-        self._supervisor.replace_endpoints(services)
+        """Hand new endpoints to the workers, by way of those that answer already."""
+        self._starting.take(services)
 
     def count_proxies(self, pods: int) -> None:
         """Have the workers take their part of limits that count over all pods."""
@@ -123,6 +133,7 @@ class Parent:
         revision = self._supervisor.revision
         values["workers"] = {(): [self._supervisor.serving]}
         values["restarts"] = {(): [self._supervisor.restarts]}
+        values["early_endpoints"] = {(): [self._starting.early_total]}
         values["table_models"] = {(): [self._table_models]}
         values["table_errors"] = {(): [self._table_errors]}
         values["watch_errors"] = {(key,): [count] for key, count in self._watch_errors.items()}
@@ -140,6 +151,11 @@ class Parent:
     def _changed(self) -> None:
         self._supervisor.set_ready(ready=self._is_ready())
         self._admin.plan_report()
+        self._starting.look()
+
+    def _urged(self) -> None:
+        self._admin.report()
+        self._starting.look()
 
     async def _drain(self, again: asyncio.Event) -> None:
         """Fail readiness, go on serving until nobody sends here any more, finish, end.

@@ -9,7 +9,7 @@ from nimway.control.desired.metadata import dump, dump_list, given, quantities
 from nimway.control.desired.quantity import canonical
 from nimway.control.kinds import Manifest
 from nimway.control.resolve import ResolvedModel
-from nimway.routes import HTTP_PORT_NAME
+from nimway.routes import HTTP_PORT_NAME, READY_PATH
 
 CONTAINER = "nim"
 STORE_PATH = "/model-store"
@@ -23,7 +23,6 @@ GPU_TAINT = "nvidia.com/gpu"
 DRAIN = Drain.model_validate({})
 """The drain where the user says nothing."""
 
-_READY = "/v1/health/ready"
 _LIVE = "/v1/health/live"
 
 
@@ -140,9 +139,9 @@ def _resources(spec: NIMModelSpec) -> Manifest:
 
 def _probes(spec: NIMModelSpec) -> Manifest:
     wanted = spec.probes
-    startup = _probe(_READY, wanted.startup if wanted else None, STARTUP_PERIOD_S)
+    startup = _probe(READY_PATH, wanted.startup if wanted else None, STARTUP_PERIOD_S)
     startup["failureThreshold"] = math.ceil(spec.startup_timeout_seconds / startup["periodSeconds"])
-    readiness = _probe(_READY, wanted.readiness if wanted else None, 5)
+    readiness = _probe(READY_PATH, wanted.readiness if wanted else None, 5)
     liveness = _probe(_LIVE, wanted.liveness if wanted else None, 10)
     readiness.setdefault("failureThreshold", 3)
     liveness.setdefault("failureThreshold", 6)
