@@ -112,6 +112,19 @@ async def test_a_pod_that_kubernetes_takes_away_is_out_at_once() -> None:
         assert world.serving == []
 
 
+async def test_a_pod_that_was_ready_in_between_is_asked_again_at_once() -> None:
+    world = World(answering={ONE})
+    async with following(world) as pods:
+        pods.take(listed(ONE))
+        await until(lambda: world.serving == [ONE])
+        pods.take(listed(ready=(ONE,)))
+        world.answering.clear()
+        pods.take(listed(ONE))
+        assert world.serving == []
+        asked = len(world.asked)
+        await until(lambda: len(world.asked) > asked, timeout_s=0.5 * starting.CONFIRM_PERIOD_S)
+
+
 async def test_a_pod_that_answers_no_more_is_out_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(starting, "CONFIRM_PERIOD_S", 0.01)
     world = World(answering={ONE})

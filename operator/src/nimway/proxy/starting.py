@@ -79,6 +79,9 @@ class StartingPods:
                 self._listed[service] = each
             else:
                 self._listed.pop(service, None)
+                # It may sleep until its next question: the next wait must not wait for that.
+                if (task := self._tasks.pop(service, None)) is not None:
+                    task.cancel()
             early = self._early.pop(service, frozenset()).intersection(each.starting)
             if early:
                 self._early[service] = early
@@ -103,7 +106,8 @@ class StartingPods:
             task.cancel()
 
     def _ended(self, service: _Service, task: asyncio.Task[None]) -> None:
-        del self._tasks[service]
+        if self._tasks.get(service) is task:
+            del self._tasks[service]
         if not task.cancelled() and task.exception() is None:
             self.look()  # there is room for another model
 
