@@ -161,6 +161,10 @@ def _sealed(text: str) -> dict[str, str]:
                 ('"policy": {"apis": "chat"}', "a/b.policy.apis: expected a list"),
                 ('"adapters": [1]', "a/b.adapters: expected a list of strings"),
                 ('"coldStart": "9"', "a/b.coldStart: expected whole seconds"),
+                (
+                    '"readyPath": "@evil.example/"',
+                    "a/b.readyPath: expected a path from /, or nothing",
+                ),
             )
         ),
         (_sealed('{"a/b": {"names": [], "created": 1}}'), "a/b.model: expected a non-empty"),

@@ -364,8 +364,8 @@ def _decode_route(key: str, entry: Any) -> Route:
     if not _is_count(cold_start_s):
         raise RoutesError(f"{KEY_ROUTES}: {key}.coldStart: expected whole seconds")
     ready_path = entry.get("readyPath", READY_PATH)
-    if not isinstance(ready_path, str):
-        raise RoutesError(f"{KEY_ROUTES}: {key}.readyPath: expected a string")
+    if not isinstance(ready_path, str) or ready_path[:1] not in {"", "/"}:
+        raise RoutesError(f"{KEY_ROUTES}: {key}.readyPath: expected a path from /, or nothing")
     return Route(
         namespace=namespace,
         name=name,
