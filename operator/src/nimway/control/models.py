@@ -65,6 +65,8 @@ class ModelReconciler:
             deployment = self._context.store.get(DEPLOYMENT, ref.namespace, names.slug(ref.name))
             applied = Applied(deployment, None, outcome.problem, outcome.retry, outcome.recheck_s)
         if applied.unfinished_s is not None:
+            # Of many new models each gets its Deployment first: the pods take the longest.
+            self._context.workers.defer(ref)
             self._context.workers.mark(ref, delay_s=applied.unfinished_s)
             return
         await self._report(live, model, applied)
@@ -83,17 +85,13 @@ class ModelReconciler:
             children.append((SERVICE_MONITOR, monitor))
         await context.applier.confirm(owner, children)
         if live is None:
-            # Of many new models each gets its Deployment first: the pods take the longest.
             kind, manifest = children[0]
-            context.workers.defer(Ref(MODEL.kind, owner.namespace, owner.name))
             return Applied(await context.applier.apply(kind, manifest, owner), unfinished_s=0.0)
         is_new = not context.store.get(SERVICE, owner.namespace, names.slug(owner.name))
         await context.applier.apply_all(children, owner)
         await context.applier.prune(children, owner)
         deployment = context.store.get(DEPLOYMENT, owner.namespace, names.slug(owner.name))
-        if is_new:
-            # The pods' first news is a moment away: one status instead of two.
-            context.workers.defer(Ref(MODEL.kind, owner.namespace, owner.name))
+        # The pods' first news is a moment away: one status instead of two.
         return Applied(deployment, unfinished_s=STATUS_DELAY_S if is_new else None)
 
     async def _report(self, live: Manifest, model: ResolvedModel | None, applied: Applied) -> None:
