@@ -6,7 +6,7 @@ import statistics
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,8 +15,8 @@ import pytest
 from nimway import state
 from nimway.proxy.admin import AdminServer
 from nimway.proxy.messages import ServiceEndpoints, Table
-from nimway.proxy.pod_health import PodHealth
-from nimway.proxy.starting import StartingPods
+from nimway.proxy.readiness_probe import ReadinessProbe
+from nimway.proxy.starting_pods import StartingPods
 from nimway.proxy.supervisor import Supervisor
 from nimway.routes import Policy, Route
 from nimway.state import ModelLoad, ProxyState
@@ -156,18 +156,17 @@ async def test_a_starting_pod_that_answers_has_the_held_request() -> None:
     async with (
         run_model_server() as model,
         running() as pod,
-        PodHealth(allow_loopback=True) as health,
+        aclosing(ReadinessProbe(allow_loopback=True)) as probe,
         connect(pod.port) as client,
     ):
         served = MODELS[0]
         pods = StartingPods(
-            health.is_ready,
+            probe.is_ready,
             lambda key: pod.supervisor.load()[key][1] > 0,
             pod.supervisor.replace_endpoints,
         )
-        entry = served.to_route()
-        route = Route(NAMESPACE, served.name, served.model, (served.model,), entry.service, 1)
-        pods.replace_routes([replace(route, name=entry.key.partition("/")[2])])
+        names = (served.model,)
+        pods.replace_routes([Route(NAMESPACE, served.name, served.model, names, served.name, 1)])
         pods.take([ServiceEndpoints(NAMESPACE, served.name, [], [model.address])])
         pod.supervisor.on_urgent = pods.look
         answer = await client.ask(request(served))

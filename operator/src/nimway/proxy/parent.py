@@ -7,6 +7,7 @@ import asyncio
 import logging
 import signal
 import socket
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from nimway import routes
@@ -15,9 +16,9 @@ from nimway.proxy.exposition import Series, add_up, encode_text
 from nimway.proxy.feed import Feed
 from nimway.proxy.kube import KubeReader, load_configuration
 from nimway.proxy.messages import RouteEntry, ServiceEndpoints, Table
-from nimway.proxy.pod_health import PodHealth
+from nimway.proxy.readiness_probe import ReadinessProbe
 from nimway.proxy.settings import Settings
-from nimway.proxy.starting import StartingPods
+from nimway.proxy.starting_pods import StartingPods
 from nimway.proxy.supervisor import Supervisor
 from nimway.state import ModelLoad, ProxyState
 from nimway.tasks import spawn
@@ -51,9 +52,9 @@ class Parent:
         self._admin = AdminServer(config.settings, self)
         self._supervisor.on_change = self._changed
         self._supervisor.on_urgent = self._urged
-        self._health = PodHealth(allow_loopback=config.settings.allow_loopback)
+        self._probe = ReadinessProbe(allow_loopback=config.settings.allow_loopback)
         self._starting = StartingPods(
-            self._health.is_ready,
+            self._probe.is_ready,
             lambda key: self._supervisor.load()[key][1] > 0,
             self._supervisor.replace_endpoints,
         )
@@ -72,7 +73,7 @@ class Parent:
         configuration = await load_configuration(self._config.kubeconfig)
         await self._admin.start(_bind(self._config.host, self._config.admin_port))
         self._supervisor.start()
-        async with KubeReader(configuration) as reader, self._health:
+        async with KubeReader(configuration) as reader, aclosing(self._probe):
             feed = Feed(reader, self, self._config.namespace, self._config.configmap)
             task = spawn(feed.run(), name="feed")
             await ended.wait()

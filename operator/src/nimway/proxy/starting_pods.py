@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
 from nimway.proxy.addresses import format_authority
+from nimway.proxy.endpoints import Address
 from nimway.proxy.messages import ServiceEndpoints
 from nimway.routes import Route
 from nimway.tasks import spawn
@@ -32,7 +33,6 @@ MODELS_MAX = 64
 PODS_MAX = 8
 """So many models, and pods of each, are asked at a time; of the others Kubernetes alone tells."""
 
-Address = tuple[str, int]
 _Service = tuple[str, str]
 
 _log = logging.getLogger(__name__)
@@ -86,38 +86,40 @@ class StartingPods:
             if early:
                 self._early[service] = early
         self._publish([self._join(each) for each in services])
-        self.look()
+        self._begin((each.namespace, each.service) for each in services)
 
     def look(self) -> None:
         """Begin to ask where requests wait by now."""
-        for service in self._listed:
-            if (
-                service not in self._tasks
-                and len(self._tasks) < MODELS_MAX
-                and self._is_wanted(service)
-            ):
+        self._begin(self._listed)
+
+    def _begin(self, services: Iterable[_Service]) -> None:
+        for service in services:
+            if len(self._tasks) >= MODELS_MAX:
+                return
+            if service not in self._tasks and self._is_wanted(service):
                 task = spawn(self._follow(service), name=f"starting pods of {'/'.join(service)}")
                 self._tasks[service] = task
                 task.add_done_callback(partial(self._ended, service))
 
     def stop(self) -> None:
         """Ask nobody any more."""
+        self._listed.clear()
         for task in self._tasks.values():
             task.cancel()
 
     def _ended(self, service: _Service, task: asyncio.Task[None]) -> None:
         if self._tasks.get(service) is task:
             del self._tasks[service]
-        if not task.cancelled() and task.exception() is None:
+        if task.cancelled() or task.exception() is None:
             self.look()  # there is room for another model
 
     def _is_wanted(self, service: _Service) -> bool:
         """Return whether pods are to be asked: their model has no other and requests wait."""
-        if service in self._overruled or service not in self._routes:
-            return False
         listed = self._listed.get(service)
-        if listed is None or service in self._early:
-            return listed is not None
+        if listed is None or service in self._overruled or service not in self._routes:
+            return False
+        if service in self._early:
+            return True  # whether it still answers
         return not listed.ready and self._is_held(self._routes[service][0])
 
     async def _follow(self, service: _Service) -> None:

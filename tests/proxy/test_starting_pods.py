@@ -2,15 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 import pytest
 
-from nimway.proxy import pod_health, starting
+from nimway.proxy import readiness_probe, starting_pods
 from nimway.proxy.messages import ServiceEndpoints
-from nimway.proxy.pod_health import PodHealth
-from nimway.proxy.starting import StartingPods
+from nimway.proxy.readiness_probe import ReadinessProbe
+from nimway.proxy.starting_pods import StartingPods
 from nimway.routes import READY_PATH, Route
 from tests.support.proxy import listen
 from tests.support.proxy_wire import Call, run_model_server, until
@@ -122,11 +122,13 @@ async def test_a_pod_that_was_ready_in_between_is_asked_again_at_once() -> None:
         pods.take(listed(ONE))
         assert world.serving == []
         asked = len(world.asked)
-        await until(lambda: len(world.asked) > asked, timeout_s=0.5 * starting.CONFIRM_PERIOD_S)
+        await until(
+            lambda: len(world.asked) > asked, timeout_s=0.5 * starting_pods.CONFIRM_PERIOD_S
+        )
 
 
 async def test_a_pod_that_answers_no_more_is_out_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(starting, "CONFIRM_PERIOD_S", 0.01)
+    monkeypatch.setattr(starting_pods, "CONFIRM_PERIOD_S", 0.01)
     world = World(answering={ONE})
     async with following(world) as pods:
         pods.take(listed(ONE))
@@ -140,8 +142,8 @@ async def test_a_pod_that_answers_no_more_is_out_again(monkeypatch: pytest.Monke
 async def test_where_kubernetes_disagrees_for_long_it_knows_better_until_it_has_news(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(starting, "CONFIRM_PERIOD_S", 0.01)
-    monkeypatch.setattr(starting, "EARLY_MAX_S", 0.05)
+    monkeypatch.setattr(starting_pods, "CONFIRM_PERIOD_S", 0.01)
+    monkeypatch.setattr(starting_pods, "EARLY_MAX_S", 0.05)
     world = World(answering={ONE})
     async with following(world) as pods:
         pods.take(listed(ONE))
@@ -178,7 +180,7 @@ async def test_a_model_that_leaves_is_asked_no_more_and_one_that_comes_back_is()
 
 
 async def test_only_so_many_models_are_asked_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(starting, "MODELS_MAX", 1)
+    monkeypatch.setattr(starting_pods, "MODELS_MAX", 1)
     world = World()
     other = replace(ROUTE, name="other", service="other")
     async with following(world, ROUTE, other) as pods:
@@ -194,27 +196,36 @@ async def test_a_pods_own_answer_counts(status: int, *, ready: bool) -> None:
     async def answer(call: Call) -> None:
         await call.send(b"HTTP/1.1 %d x\r\nlocation: /\r\ncontent-length: 0\r\n\r\n" % status)
 
-    async with run_model_server(answer) as server, PodHealth(allow_loopback=True) as health:
-        assert await health.is_ready(server.address, "/ready?x=1") is ready
+    async with (
+        run_model_server(answer) as server,
+        aclosing(ReadinessProbe(allow_loopback=True)) as probe,
+    ):
+        assert await probe.is_ready(server.address, "/ready?x=1") is ready
         assert server.calls[0].head.startswith(b"GET /ready?x=1 HTTP/1.1\r\n")
 
 
 async def test_a_pod_that_is_not_there_or_says_nothing_is_not_ready(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pod_health, "TIMEOUT_S", 0.1)
+    monkeypatch.setattr(readiness_probe, "TIMEOUT_S", 0.1)
 
     async def hang(call: Call) -> None:
         await call.reader.read()
 
     with listen() as sock:
         closed = sock.getsockname()
-    async with run_model_server(hang) as server, PodHealth(allow_loopback=True) as health:
-        assert not await health.is_ready(closed, READY_PATH)
-        assert not await health.is_ready(server.address, READY_PATH)
+    async with (
+        run_model_server(hang) as server,
+        aclosing(ReadinessProbe(allow_loopback=True)) as probe,
+    ):
+        assert not await probe.is_ready(closed, READY_PATH)
+        assert not await probe.is_ready(server.address, READY_PATH)
 
 
 async def test_an_address_that_gets_no_request_is_not_asked_either() -> None:
-    async with run_model_server() as server, PodHealth(allow_loopback=False) as health:
-        assert not await health.is_ready(server.address, READY_PATH)
+    async with (
+        run_model_server() as server,
+        aclosing(ReadinessProbe(allow_loopback=False)) as probe,
+    ):
+        assert not await probe.is_ready(server.address, READY_PATH)
         assert server.connections == 0
