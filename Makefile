@@ -29,15 +29,13 @@ setup: .venv/installed ## Create .venv from the lock file
 demo: setup ## Start everything on this machine, serve a completion, stay up (ARGS=--once, PORT=8080)
 	@$(BIN)/nimway sandbox demo --port $(PORT) $(ARGS)
 
-# They begin first, so that no process is left alone with one of them at the end. Three processes,
-# because these tests wait for a control plane most of their time: two leave half of two CPUs idle.
-LONGEST := tests/installation tests/chart/test_helm.py tests/sandbox tests/cluster
-
+# Three processes wait for control planes: two leave half of two CPUs idle. They begin in the order
+# of the alphabet, because files with few tests take the longest.
 .PHONY: test
 test: verify ## Verify, then run every test
 	@$(BIN)/nimway sandbox binaries
-	@$(PYTEST) tests -m 'not cluster' --numprocesses 2 --dist loadfile
-	@$(PYTEST) $(LONGEST) tests -m 'cluster and not alone' --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	@$(PYTEST) tests -m 'not cluster' --numprocesses 2
+	@$(PYTEST) tests -m 'cluster and not alone' --numprocesses 3 --no-loadscope-reorder
 	@$(PYTEST) tests -m 'cluster and alone'
 
 .PHONY: quick
@@ -50,7 +48,8 @@ cluster: setup ## Run the tests on the sandbox's control plane, or on NIMWAY_TES
 	@$(PYTEST) tests -m cluster
 
 .PHONY: verify
-verify: setup lint types ## Lint, types, import contracts, size limits, generated files
+verify: setup ## Lint, types, import contracts, size limits, generated files
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync lint types
 	@$(PYTEST) tests/house
 
 .PHONY: lint

@@ -90,7 +90,7 @@ def test_a_pod_answers_who_waits_before_its_kubelet_asks_it(
     installed: Installed, models: str
 ) -> None:
     probes = {"startup": {"periodSeconds": 40}}
-    spec = FAST | {"probes": probes, "env": [{"name": "NIMSIM_LOAD_S", "value": "2"}]}
+    spec = FAST | {"probes": probes, "env": [{"name": "NIMSIM_LOAD_S", "value": "5"}]}
     installed.apply_model(models, "early", "org/early", replicas=0, autoscaling=SLEEPS, **spec)
     _asleep(installed, models, "early")
     eventually(lambda: "org/early" in installed.listed(), 10)

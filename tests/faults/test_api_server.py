@@ -10,9 +10,10 @@ import pytest
 
 from nimway.control.kinds import DEPLOYMENT, MODEL, PROXY
 from tests.control.process import patch
-from tests.faults.world import FULL, World, full_only, model, proxy, until
+from tests.faults.world import World, model, proxy, until
 from tests.support.api_faults import Call, every, hang, lose_reply, refuse, slow
 from tests.support.cluster import Cluster
+from tests.support.faults import FULL, full_only
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(700)]
 

@@ -16,8 +16,9 @@ import pytest
 
 from nimway.control.kinds import LEASE, MODEL, PROXY
 from tests.control.process import OperatorProcess, patch
-from tests.faults.world import COLLECT_S, FULL, MODEL_CHILDREN, World, kill, model, proxy, until
+from tests.faults.world import COLLECT_S, MODEL_CHILDREN, World, kill, model, proxy, until
 from tests.support.api_faults import Act, Call, afterwards, instead, lose_reply
+from tests.support.faults import FULL
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 

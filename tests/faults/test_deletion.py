@@ -13,7 +13,8 @@ from nimway.control.kinds import (
     SERVICE_ACCOUNT,
 )
 from tests.control.process import create
-from tests.faults.world import COLLECT_S, MODEL_CHILDREN, World, full_only, model, proxy, until
+from tests.faults.world import COLLECT_S, MODEL_CHILDREN, World, model, proxy, until
+from tests.support.faults import full_only
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 

@@ -13,7 +13,8 @@ from nimway.control.client import InvalidError
 from nimway.control.fields import extract, owned_fields
 from nimway.control.kinds import CHILDREN, CLAIM, DEPLOYMENT, MODEL, PROXY, SERVICE, Kind, Manifest
 from tests.control.process import patch
-from tests.faults.world import FULL, REPAIR_S, World, full_only, model, proxy, until
+from tests.faults.world import REPAIR_S, World, model, proxy, until
+from tests.support.faults import FULL, full_only
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 

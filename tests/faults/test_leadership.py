@@ -8,7 +8,8 @@ import pytest
 
 from nimway.control.kinds import DEPLOYMENT, LEASE, MODEL
 from tests.control.process import patch
-from tests.faults.world import FULL, World, full_only, kill, model, proxy, until
+from tests.faults.world import World, kill, model, proxy, until
+from tests.support.faults import FULL, full_only
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 

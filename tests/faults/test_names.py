@@ -10,8 +10,9 @@ from nimway.control.claims import CLAIM_ANNOTATION
 from nimway.control.kinds import CONFIG_MAP, MODEL, PROXY, Manifest
 from nimway.control.problems import FOREIGN_RECHECK_S
 from tests.control.process import condition, create, delete, find, patch
-from tests.faults.world import World, full_only, model, proxy, until
+from tests.faults.world import World, model, proxy, until
 from tests.support.cluster import Cluster
+from tests.support.faults import full_only
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 

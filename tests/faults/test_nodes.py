@@ -7,8 +7,9 @@ import pytest
 
 from nimway.control.kinds import MODEL, Kind, Manifest
 from tests.control.process import condition
-from tests.faults.world import World, full_only, model, until
+from tests.faults.world import World, model, until
 from tests.support.cluster import Cluster
+from tests.support.faults import full_only
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300), full_only]
 

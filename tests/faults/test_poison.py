@@ -8,8 +8,9 @@ import pytest
 
 from nimway.control.kinds import MODEL
 from tests.control.process import patch
-from tests.faults.world import FULL, World, model, proxy, until
+from tests.faults.world import World, model, proxy, until
 from tests.support.api_faults import Call, refuse
+from tests.support.faults import FULL
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 

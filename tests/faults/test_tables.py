@@ -19,9 +19,10 @@ from nimway.proxy.messages import ServiceEndpoints
 from nimway.routes import KEY_PACKED, TABLE_LABEL, RoutingTable
 from nimway.tasks import spawn
 from tests.control.process import condition, create, patch
-from tests.faults.world import REPAIR_S, World, full_only, model, proxy, until
+from tests.faults.world import REPAIR_S, World, model, proxy, until
 from tests.support.api_faults import Call, afterwards, instead
 from tests.support.cluster import Cluster, eventually
+from tests.support.faults import full_only
 from tests.support.proxy_pod import CONFIGMAP, proxy_pods
 from tests.test_shards import longest
 

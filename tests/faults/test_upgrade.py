@@ -4,7 +4,8 @@ import pytest
 
 from nimway.control.kinds import DEPLOYMENT, MODEL, POD, Manifest
 from tests.control.process import patch
-from tests.faults.world import World, full_only, model, proxy, until
+from tests.faults.world import World, model, proxy, until
+from tests.support.faults import full_only
 from tests.support.installed import NIM_IMAGE
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]

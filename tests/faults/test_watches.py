@@ -7,8 +7,9 @@ import pytest
 
 from nimway.control.kinds import DEPLOYMENT, MODEL, Manifest
 from tests.control.process import OperatorProcess, patch
-from tests.faults.world import MODEL_CHILDREN, World, full_only, model, proxy, until
+from tests.faults.world import MODEL_CHILDREN, World, model, proxy, until
 from tests.support.api_faults import Call, refuse
+from tests.support.faults import full_only
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 

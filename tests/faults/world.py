@@ -2,15 +2,12 @@
 
 import asyncio
 import copy
-import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
-
-import pytest
 
 from nimway.control.client import KubeClient
 from nimway.control.kinds import (
@@ -50,12 +47,6 @@ COLLECT_S = 60.0
 PERIOD_S = 0.02
 HASHES = {"nimway.dev/applied", "nimway.dev/template", "nimway.dev/intent", "revision"}
 """Hashes that cover a name or a uid."""
-
-FULL = os.environ.get("NIMWAY_FAULTS") == "full"
-"""`make faults`: every point of every sweep, and the waits of minutes."""
-
-full_only = pytest.mark.skipif(not FULL, reason="takes its time: make faults")
-"""For a test, or a case of it, whose like runs in the short form."""
 
 
 async def pause(duration_s: float = PERIOD_S) -> None:

@@ -167,15 +167,8 @@ def installed() -> Iterator[Installed]:
         with _foreign_base_url(cluster) as base_url:
             yield Installed(cluster, helm_program, base_url)
         return
-    with new_installation("e2e") as found:
-        yield found
-
-
-@contextmanager
-def new_installation(prefix: str) -> Iterator[Installed]:
-    """Start a sandbox and install Nimway in it."""
     helm_program, kubectl_program = toolchain.helm(print), binaries.kubectl(print)
-    options = launcher.Options(name=launcher.new_name(prefix), backoff_initial_s=1.0)
+    options = launcher.Options(name=launcher.new_name("e2e"), backoff_initial_s=1.0)
     sandbox = launcher.launch(options, print)
     try:
         cluster = Cluster(sandbox.kubeconfig, sandbox, kubectl_program)

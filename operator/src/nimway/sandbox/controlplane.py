@@ -20,6 +20,8 @@ _ETCD: Final = "http://127.0.0.1:2379"
 _ETCD_PEER: Final = "http://127.0.0.1:2380"
 # The defaults (20 to 50 requests a second) are what a burst of objects would wait for.
 _CLIENT_RATE: Final = ["--kube-api-qps=500", "--kube-api-burst=1000"]
+# The default is 15 s, for clusters with thousands of autoscalers.
+_AUTOSCALER_PERIOD: Final = "--horizontal-pod-autoscaler-sync-period=2s"
 
 _AUDIT_POLICY: Final = """\
 apiVersion: audit.k8s.io/v1
@@ -114,6 +116,7 @@ def controller_manager(config: SandboxConfig) -> list[str]:
         f"--service-account-private-key-file={pki / 'service-accounts.key'}",
         "--use-service-account-credentials",
         f"--cluster-cidr={BRIDGE_ADDRESS}/{POD_NETWORK_BITS}",
+        _AUTOSCALER_PERIOD,
     ]
 
 
