@@ -5,19 +5,18 @@ import time
 from typing import Any
 
 from nimway.tasks import spawn
-from tests.bench_control import processes
+from tests.bench_control import floor, processes
 from tests.bench_control.audit import count, spacing_ms
-from tests.bench_control.bench import Bench, models_path, say
+from tests.bench_control.bench import CLIENTS, Bench, models_path, say
 from tests.bench_control.watching import Watch, until
 from tests.support.installed import NAMESPACE
 
-_CLIENTS = 16
 _OPERATOR_SELECTOR = "app.kubernetes.io/name=nimway,app.kubernetes.io/component=operator"
 _LEASE = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
 
 
 async def measure(bench: Bench, idle_s: float) -> None:
-    """Create 100, 500 and 1,000 models at once; then restart and rest with the last of them."""
+    """Create 100, 500 and 1,000 models at once; restart and rest with the last; find the floor."""
     sizes = (20, 100) if bench.quick else (100, 500, 1000)
     bench.found["bursts"] = {}
     namespace = ""
@@ -40,7 +39,10 @@ async def measure(bench: Bench, idle_s: float) -> None:
     say(f"  {bench.found['restart']}")
     say(f"{idle_s:.0f} s at rest with {sizes[-1]} models")
     bench.found["idle"] = await _idle(bench, idle_s)
-    await bench.delete_models(namespace)
+    template = await floor.Template.read(bench, namespace)
+    say(f"{sizes[-1]} models at once, without an operator")
+    await floor.measure(bench, sizes[-1], template)
+    say(f"  {bench.found['floor']}")
 
 
 async def _burst(bench: Bench, namespace: str, size: int) -> dict[str, Any]:
@@ -85,7 +87,7 @@ async def _create_all(bench: Bench, namespace: str, size: int) -> float:
         for name in names:
             await bench.create_model(namespace, name)
 
-    await asyncio.gather(*(spawn(work(), name="creating") for _ in range(_CLIENTS)))
+    await asyncio.gather(*(spawn(work(), name="creating") for _ in range(CLIENTS)))
     return time.perf_counter()
 
 

@@ -25,7 +25,7 @@ def rows(found: Found) -> list[Row]:
     if "drift" in found:
         made += _drift(found["drift"])
     if "bursts" in found:
-        made += [*_bursts(found), *_afterwards(found)]
+        made += [*_bursts(found), *_floor(found["floor"]), *_afterwards(found)]
     return made
 
 
@@ -94,6 +94,15 @@ def _bursts(found: Found) -> Iterator[Row]:
         f"≤ {goal:.0f} times",
         f"{ratios[0]:.1f} times as long, {ratios[1]:.1f} times the CPU",
         max(ratios) <= goal,
+    )
+
+
+def _floor(floor: Found) -> Iterator[Row]:
+    yield Row(
+        f"{floor['models']} models and Deployments by a client alone, no operator: the floor",
+        "",
+        f"{floor['last_deployment_s']:.1f} s",
+        None,
     )
 
 
