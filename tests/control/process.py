@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from kubernetes.aio import config as kubernetes_config
 
 from nimway.control.client import KubeClient, NotFoundError
 from nimway.control.kinds import CHILDREN, OWNERS, Kind, Manifest
+from tests.support.pacing import pause_s
 
 T = TypeVar("T")
 USER = {"fieldManager": "somebody"}
@@ -97,19 +99,16 @@ async def connect(kubeconfig: Path) -> AsyncIterator[KubeClient]:
         await client.close()
 
 
-POLL_S = 0.01
-"""Between two looks: tests share their CPU with what they wait for."""
-
-
 async def until(
     probe: Callable[[], Awaitable[T | None]], what: str, *, timeout_s: float = 20.0
 ) -> T:
     """Ask until the answer is true, and return it."""
     found: T | None = None
+    began_s = time.monotonic()
     try:
         async with asyncio.timeout(timeout_s):
             while not (found := await probe()):  # noqa: ASYNC110 # it is in another process
-                await asyncio.sleep(POLL_S)
+                await asyncio.sleep(pause_s(time.monotonic() - began_s))
     except TimeoutError:
         raise AssertionError(f"not in {timeout_s:g} s: {what}") from None
     return found

@@ -32,6 +32,7 @@ from tests.control.process import (
 )
 from tests.faults.forked import Forked
 from tests.support.api_faults import FaultyApi
+from tests.support.pacing import pause_s
 
 T = TypeVar("T")
 
@@ -58,13 +59,14 @@ async def until(
     probe: Callable[[], Awaitable[T | None]], what: str, *, timeout_s: float = 20.0
 ) -> T:
     """Ask until the answer is true, and return it."""
-    end_s = time.monotonic() + timeout_s
+    began_s = time.monotonic()
     while True:
         if found := await probe():
             return found
-        if time.monotonic() > end_s:
+        waited_s = time.monotonic() - began_s
+        if waited_s > timeout_s:
             raise AssertionError(f"not in {timeout_s:g} s: {what}; last {found}")
-        await pause()
+        await pause(pause_s(waited_s))
 
 
 def model(namespace: str, name: str, **spec: Any) -> Manifest:

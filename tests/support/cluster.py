@@ -18,12 +18,10 @@ import pytest
 
 from nimway.sandbox import binaries, launcher
 from tests.support.api import Api
+from tests.support.pacing import pause_s
 from tests.support.schema import CRDS
 
 T = TypeVar("T")
-
-ASK_S = 0.02
-"""Between two questions to a cluster."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +74,14 @@ class Cluster:
 
 def eventually(probe: Callable[[], T | None], what: str, *, timeout_s: float = 30.0) -> T:
     """Ask until `probe` returns something true, and return that; fail with `what` at the end."""
-    deadline = time.monotonic() + timeout_s
+    began_s = time.monotonic()
     while True:
         if answer := probe():
             return answer
-        if time.monotonic() > deadline:
+        waited_s = time.monotonic() - began_s
+        if waited_s > timeout_s:
             raise AssertionError(f"not in {timeout_s:g} s: {what}")
-        time.sleep(ASK_S)
+        time.sleep(pause_s(waited_s))
 
 
 @pytest.fixture(scope="session")

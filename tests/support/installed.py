@@ -22,6 +22,7 @@ import yaml
 
 from nimway.sandbox import binaries, launcher, toolchain
 from tests.support.cluster import Cluster
+from tests.support.pacing import pause_s
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "nimway"
@@ -31,7 +32,7 @@ NIM_IMAGE = "nvcr.io/nim/sim/model:1.0.0"
 
 def eventually(check: Callable[[], Any], timeout_s: float = 30.0, what: str = "") -> Any:
     """Call `check` until it returns something true; an AssertionError counts as not yet."""
-    deadline = time.monotonic() + timeout_s
+    began_s = time.monotonic()
     while True:
         try:
             if result := check():
@@ -39,9 +40,10 @@ def eventually(check: Callable[[], Any], timeout_s: float = 30.0, what: str = ""
             problem: object = result
         except (AssertionError, httpx.TransportError) as error:
             problem = error
-        if time.monotonic() > deadline:
+        waited_s = time.monotonic() - began_s
+        if waited_s > timeout_s:
             raise AssertionError(f"not within {timeout_s:.0f} s: {what or check}: {problem}")
-        time.sleep(0.02)
+        time.sleep(pause_s(waited_s))
 
 
 @dataclass
