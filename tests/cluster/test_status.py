@@ -141,6 +141,7 @@ ROWS = [
 ]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.reason)
 async def test_a_trouble_is_told_in_words_within_two_seconds(
     installed: Installed, api: KubeClient, models: str, row: Row
@@ -162,6 +163,7 @@ def _event_is_shown(installed: Installed, namespace: str, reason: str) -> bool:
     return f"Warning  {reason}" in text.partition("Events:")[2]
 
 
+@pytest.mark.alone
 async def test_a_quota_is_told_within_two_seconds_and_lifted_without_a_hand(
     installed: Installed, api: KubeClient, models: str
 ) -> None:
@@ -183,6 +185,7 @@ def _refused(installed: Installed, model: str) -> bool:
     return installed.complete(model).status_code == 503
 
 
+@pytest.mark.alone
 async def test_a_pod_that_stops_being_ready_is_out_of_routing_and_told(
     installed: Installed, api: KubeClient, models: str
 ) -> None:
