@@ -13,7 +13,8 @@ from importlib import metadata
 from pathlib import Path
 
 from tests.bench import install
-from tests.bench.running import Launch, free_port
+from tests.bench.running import Launch
+from tests.support.ports import free_port
 
 MODEL = "bench/model"
 HAPROXY_BUFFER_BYTES = 1_280 * 1024

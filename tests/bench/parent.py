@@ -16,7 +16,7 @@ from nimway.proxy import parent
 from nimway.proxy.logs import set_up_logging
 from nimway.proxy.messages import ServiceEndpoints
 from nimway.proxy.settings import Settings
-from tests.bench.running import free_port
+from tests.support.ports import free_port
 
 SCRAPE_PERIOD_S = 5.0
 HOST = "127.0.0.1"

@@ -35,8 +35,9 @@ from nimway.proxy.supervisor import build_environment
 from tests.bench import install, interpreter
 from tests.bench.contenders import MODEL
 from tests.bench.rounds import model_server
-from tests.bench.running import BenchError, choose_cpus, free_port
+from tests.bench.running import BenchError, choose_cpus
 from tests.bench.scenarios import Target
+from tests.support.ports import free_port
 
 PRICE_MAX = 0.06
 PRODUCT, BLIND = "nimway.proxy.worker", "tests.bench.unobserved"

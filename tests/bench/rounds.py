@@ -18,11 +18,11 @@ from tests.bench.running import (
     BenchError,
     Launch,
     OtherWork,
-    free_port,
     started,
     wait_until_serving,
 )
 from tests.bench.scenarios import Bench, Metrics, Scenario, Target
+from tests.support.ports import free_port
 
 DIRECT = "direct"
 """The model server without a proxy: what latency is added to."""

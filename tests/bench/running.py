@@ -8,7 +8,6 @@ import contextlib
 import http.client
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -49,13 +48,6 @@ def choose_cpus() -> Cpus:
         raise BenchError("the benchmark needs two CPUs: one for the proxy, one for its load")
     second = free[2] if len(free) > 2 else free[1]
     return Cpus(proxy=free[0], load=free[1], pair=(free[0], second))
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-    return port
 
 
 @dataclass(frozen=True)

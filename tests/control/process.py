@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from kubernetes.aio import config as kubernetes_config
 from nimway.control.client import KubeClient, NotFoundError
 from nimway.control.kinds import CHILDREN, OWNERS, Kind, Manifest
 from tests.support.pacing import pause_s
+from tests.support.ports import free_port
 
 T = TypeVar("T")
 USER = {"fieldManager": "somebody"}
@@ -77,14 +77,6 @@ def environment_of(kubeconfig: Path, namespace: str, **more: str) -> dict[str, s
         "NIMWAY_HEALTH_PORT": str(free_port()),
         **more,
     }
-
-
-def free_port() -> int:
-    """Return a port of the loopback that is free now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @contextlib.asynccontextmanager

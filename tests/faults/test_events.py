@@ -7,10 +7,11 @@ import pytest
 
 from nimway.control.events import BURST, PER_S, SPACING_S
 from nimway.control.kinds import EVENT, MODEL, PROXY, Manifest
-from tests.control.process import free_port, patch
+from tests.control.process import patch
 from tests.faults.world import World, model, pause, proxy, until
 from tests.support.api_faults import refuse
 from tests.support.cluster import Cluster
+from tests.support.ports import free_port
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 

@@ -62,11 +62,15 @@ class Follower:
 
 
 @asynccontextmanager
-async def following(kubeconfig: Path, namespace: str, name: str = HEAD) -> AsyncIterator[Follower]:
-    """Follow a table as a proxy does."""
+async def following(world: World) -> AsyncIterator[Follower]:
+    """Follow a table as a proxy does.
+
+    Without TLS: a watch that is cancelled says goodbye there, which can outlast the test's loop.
+    """
     told = Follower()
+    kubeconfig = world.faults.kubeconfig(world.folder / "follower")
     async with KubeReader(await load_configuration(str(kubeconfig))) as reader:
-        task = spawn(Feed(reader, told, namespace, name).run(), name="feed")
+        task = spawn(Feed(reader, told, world.namespace, HEAD).run(), name="feed")
         try:
             yield told
         finally:
@@ -97,12 +101,10 @@ async def steady(world: World, **environment: str) -> list[str]:
     return names
 
 
-async def test_a_proxy_that_follows_a_large_table_sees_whole_tables_only(
-    world: World, crds: Cluster
-) -> None:
+async def test_a_proxy_that_follows_a_large_table_sees_whole_tables_only(world: World) -> None:
     names = await steady(world)
     before = set(await shards_of(world))
-    async with following(crds.kubeconfig, world.namespace) as told:
+    async with following(world) as told:
         await until(_served(told, names), "the first table")
         since = len(world.faults.writes("configmaps"))
         await world.apply(model(world.namespace, "model-0005"))
@@ -151,10 +153,10 @@ def _served(told: Follower, names: list[str]) -> Callable[[], Awaitable[bool]]:
 
 @pytest.mark.parametrize("damage", ["deleted", "damaged", "emptied"])
 async def test_a_shard_that_is_damaged_is_restored_and_the_table_stays(
-    world: World, crds: Cluster, damage: str
+    world: World, damage: str
 ) -> None:
     names = await steady(world)
-    async with following(crds.kubeconfig, world.namespace) as told:
+    async with following(world) as told:
         await until(_served(told, names), "the first table")
         name, before = next(iter((await shards_of(world)).items()))
         if damage == "deleted":
@@ -170,7 +172,7 @@ async def test_a_shard_that_is_damaged_is_restored_and_the_table_stays(
             return live is not None and live.get("binaryData") == before["binaryData"]
 
         await until(restored, "the shard is as before", timeout_s=REPAIR_S)
-        async with following(crds.kubeconfig, world.namespace) as late:
+        async with following(world) as late:
             await until(_served(late, names), "a proxy that starts now")
         assert len(told.tables) == 1
 
@@ -187,7 +189,7 @@ async def test_a_shard_that_is_damaged_is_restored_and_the_table_stays(
     ],
 )
 async def test_an_operator_that_dies_at_a_write_leaves_a_whole_table(
-    world: World, crds: Cluster, write: str, point: str
+    world: World, write: str, point: str
 ) -> None:
     names = await steady(world)
     operator = world.operators[-1]
@@ -197,7 +199,7 @@ async def test_an_operator_that_dies_at_a_write_leaves_a_whole_table(
 
     act = instead(die) if point == "before" else afterwards(die)
     world.faults.on(partial(_is, write), act, times=1)
-    async with following(crds.kubeconfig, world.namespace) as told:
+    async with following(world) as told:
         await until(_served(told, names), "the first table")
         await world.apply(model(world.namespace, "model-0005"))
 
@@ -205,7 +207,7 @@ async def test_an_operator_that_dies_at_a_write_leaves_a_whole_table(
             return operator.process.poll() is not None
 
         await until(died, "the operator was killed")
-        async with following(crds.kubeconfig, world.namespace) as late:
+        async with following(world) as late:
             named = write == "prune" or (write == "head" and point != "before")
             wanted = [*names, "model-0005"] if named else names
             await until(_served(late, wanted), "a proxy that starts meanwhile")
@@ -252,13 +254,11 @@ async def test_a_first_table_that_does_not_fit_is_told_and_disturbs_no_other_pro
     await world.reported(PROXY, "edge", "Ready/SwitchedOff")
 
 
-async def test_a_table_that_does_not_fit_is_told_and_the_last_one_stays(
-    world: World, crds: Cluster
-) -> None:
+async def test_a_table_that_does_not_fit_is_told_and_the_last_one_stays(world: World) -> None:
     names = await steady(world, NIMWAY_TEST_TABLE_BYTES="4000")
     kept = await shards_of(world)
     more = [f"more-{number:03}" for number in range(20)]
-    async with following(crds.kubeconfig, world.namespace) as told:
+    async with following(world) as told:
         await until(_served(told, names), "the first table")
         await world.apply(*(model(world.namespace, name) for name in more))
         live = await world.reported(PROXY, "edge", "Stalled/TableTooLarge")

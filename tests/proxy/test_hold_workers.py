@@ -21,6 +21,7 @@ from nimway.proxy.supervisor import Supervisor
 from nimway.routes import Policy, Route
 from nimway.state import ModelLoad, ProxyState
 from tests.proxy.test_hold import assert_told
+from tests.support.ports import free_port
 from tests.support.proxy import NAMESPACE, TEST_SETTINGS, Address, Served, listen
 from tests.support.proxy_wire import Client, ModelServer, connect, post, run_model_server, until
 
@@ -79,8 +80,7 @@ def _rss_bytes(pid: int) -> int:
 
 @asynccontextmanager
 async def running(count: int = 1) -> AsyncIterator[Pod]:
-    with listen() as sock:
-        port = sock.getsockname()[1]
+    port = free_port()
     supervisor = Supervisor(SETTINGS, count=count, host="127.0.0.1", port=port)
     admin_sock = listen()
     pod = Pod(supervisor, None, port, admin_sock.getsockname()[1])  # type: ignore[arg-type] # set below

@@ -5,6 +5,7 @@ import itertools
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -21,7 +22,8 @@ from nimway.proxy.exposition import METRICS, add_up
 from nimway.proxy.messages import Load, ServiceEndpoints, Table, encode
 from nimway.proxy.supervisor import Supervisor
 from nimway.routes import Policy
-from tests.support.proxy import NAMESPACE, TEST_SETTINGS, Served, listen
+from tests.support.ports import free_port
+from tests.support.proxy import NAMESPACE, TEST_SETTINGS, Served
 from tests.support.proxy_wire import connect, post, run_model_server
 from tests.support.proxy_wire import until as until_soon
 
@@ -74,11 +76,10 @@ class Workers:
 
 @asynccontextmanager
 async def workers(
-    count: int, log: pytest.LogCaptureFixture, *, wait: bool = True
+    count: int, log: pytest.LogCaptureFixture, *, wait: bool = True, port: int | None = None
 ) -> AsyncIterator[Workers]:
     log.set_level("INFO", "nimway.proxy.supervisor")
-    with listen() as sock:
-        port = sock.getsockname()[1]
+    port = port or free_port()
     supervisor = Supervisor(TEST_SETTINGS, count=count, host="127.0.0.1", port=port)
     running = Workers(supervisor, port, log)
     supervisor.start()
@@ -246,6 +247,19 @@ async def test_a_worker_that_cannot_be_started_is_started_later(
         assert reasons == {"[Errno 11] Resource temporarily unavailable"}
         assert await running.ask(KNOWN) == 503
     assert _descriptors() < before + 10
+
+
+async def test_a_worker_that_cannot_listen_is_started_later(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with socket.create_server(("127.0.0.1", free_port())) as other:
+        port = other.getsockname()[1]
+        async with workers(1, caplog, wait=False, port=port) as running:
+            await until(lambda: running.supervisor.restarts == 1)
+            assert running.supervisor.revision == ""
+            other.close()
+            await running.serving(1)
+            assert await running.ask(KNOWN) == 503
 
 
 def _descriptors() -> int:

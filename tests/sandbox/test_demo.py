@@ -12,13 +12,9 @@ import pytest
 from nimway.sandbox import launcher
 from nimway.sandbox.demo import SAMPLES, chart
 from tests.support.cluster import eventually
+from tests.support.ports import free_port
 
 NIMWAY = str(Path(sysconfig.get_path("scripts")) / "nimway")
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def test_chart_and_samples_are_found_beside_the_package() -> None:
@@ -47,7 +43,7 @@ def _own_cluster() -> None:
 @pytest.mark.usefixtures("_own_cluster")
 def test_once_goes_from_nothing_to_answers_and_leaves_nothing() -> None:
     name = launcher.new_name("demo")
-    command = [NIMWAY, "sandbox", "demo", "--once", "--name", name, "--port", str(_free_port())]
+    command = [NIMWAY, "sandbox", "demo", "--once", "--name", name, "--port", str(free_port())]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=110)
     assert done.returncode == 0, done.stdout + done.stderr
     assert '"object":"text_completion"' in done.stdout.replace(" ", "")
@@ -62,7 +58,7 @@ def test_once_goes_from_nothing_to_answers_and_leaves_nothing() -> None:
 @pytest.mark.usefixtures("_own_cluster")
 def test_ctrl_c_ends_the_demo_and_frees_its_name(tmp_path: Path) -> None:
     name = launcher.new_name("demo")
-    command = [NIMWAY, "sandbox", "demo", "--name", name, "--port", str(_free_port())]
+    command = [NIMWAY, "sandbox", "demo", "--name", name, "--port", str(free_port())]
     output = tmp_path / "output"
     with output.open("w") as file, subprocess.Popen(command, stdout=file) as process:
         text = "It stays up until Ctrl-C"
@@ -83,7 +79,7 @@ def test_a_step_that_fails_ends_with_1_and_says_which(tmp_path: Path) -> None:
     helm.chmod(0o755)
     name = launcher.new_name("demo")
     done = subprocess.run(
-        [NIMWAY, "sandbox", "demo", "--once", "--name", name, "--port", str(_free_port())],
+        [NIMWAY, "sandbox", "demo", "--once", "--name", name, "--port", str(free_port())],
         env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,

@@ -18,15 +18,10 @@ from aiohttp import web
 from nimway import routes, state
 from tests.support.api_faults import Exchange, FaultyApi
 from tests.support.cluster import Cluster, eventually
-from tests.support.proxy import Address, listen
+from tests.support.ports import free_port
+from tests.support.proxy import Address
 
 CONFIGMAP = "nimway-test-routes"
-
-
-def free_port() -> int:
-    with listen() as sock:
-        port: int = sock.getsockname()[1]
-        return port
 
 
 @dataclass

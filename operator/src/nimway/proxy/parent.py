@@ -11,6 +11,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from nimway import routes
+from nimway.proxy.addresses import format_authority
 from nimway.proxy.admin import AdminServer
 from nimway.proxy.exposition import Series, add_up, encode_text
 from nimway.proxy.feed import Feed
@@ -70,17 +71,22 @@ class Parent:
         ended = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, ended.set)
-        configuration = await load_configuration(self._config.kubeconfig)
-        await self._admin.start(_bind(self._config.host, self._config.admin_port))
-        self._supervisor.start()
-        async with KubeReader(configuration) as reader, aclosing(self._probe):
-            feed = Feed(reader, self, self._config.namespace, self._config.configmap)
-            task = spawn(feed.run(), name="feed")
-            await ended.wait()
-            ended.clear()
-            await self._drain(ended)
-            task.cancel()
-            self._starting.stop()
+        config = self._config
+        async with (
+            aclosing(self._probe),
+            KubeReader(await load_configuration(config.kubeconfig)) as reader,
+        ):
+            await self._admin.start(_bind(config.host, config.admin_port))
+            # Held and not listened on: a taken port ends the start, not each worker's later.
+            with _bind(config.host, config.port, socket.SO_REUSEPORT):
+                self._supervisor.start()
+                feed = Feed(reader, self, config.namespace, config.configmap)
+                task = spawn(feed.run(), name="feed")
+                await ended.wait()
+                ended.clear()
+                await self._drain(ended)
+                task.cancel()
+                self._starting.stop()
         self._admin.stop()
 
     # The feed's sink.
@@ -205,8 +211,19 @@ def build_message(table: routes.RoutingTable) -> Table:
     )
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def _bind(host: str, port: int, *options: int) -> socket.socket:
+    """Return a socket bound to the address, with socket `options` set.
+
+    Raises:
+        OSError: somebody else listens there, or the address is not this machine's.
+    """
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.bind((host, port))
+    for option in (socket.SO_REUSEADDR, *options):
+        sock.setsockopt(socket.SOL_SOCKET, option, 1)
+    try:
+        sock.bind((host, port))
+    except OSError as error:
+        sock.close()
+        message = f"cannot listen on {format_authority(host, port)}: {error.strerror}"
+        raise OSError(message) from error
     return sock

@@ -129,11 +129,16 @@ class Worker:
             spawn(self._listen(), name="listen")
 
     async def _listen(self) -> None:
+        """Listen and say so; a worker that cannot ends, and its parent tries again."""
         sock = socket.socket(socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.bind(self._address)
-        await self._server.start(sock)
+        try:
+            sock.bind(self._address)
+            await self._server.start(sock)
+        except OSError:
+            self._ended.set()
+            raise
         self._channel.send(Serving(self._server.catalog.revision))
 
     def _drain(self, *, stop: bool) -> None:
