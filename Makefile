@@ -38,7 +38,7 @@ ALONE = $(shell grep -rl 'mark.alone' tests --include='test_*.py' | sort)
 .PHONY: test
 test: verify ## Verify, then run every test
 	@$(BIN)/nimway sandbox binaries
-	@$(PYTEST) tests -m 'not cluster' --numprocesses 2
+	@PYTHONPATH=$(COMPILED) $(PYTEST) tests -m 'not cluster' --ignore tests/house --numprocesses 2
 	@$(PYTEST) $(CLUSTER) -m 'cluster and not alone' --numprocesses 3 --no-loadscope-reorder
 	@$(PYTEST) $(ALONE) -m 'cluster and alone'
 
@@ -52,8 +52,8 @@ cluster: setup ## Run the tests on the sandbox's control plane, or on NIMWAY_TES
 	@$(PYTEST) tests -m cluster
 
 .PHONY: verify
-verify: setup ## Lint, types, import contracts, size limits, generated files
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync lint types
+verify: setup ## Lint, types, import contracts, size limits, generated files; compile the proxy
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync lint types $(COMPILED)/built
 	@$(PYTEST) tests/house
 
 .PHONY: lint
@@ -65,6 +65,18 @@ lint: setup ## Check style and import contracts
 .PHONY: types
 types: setup ## Check types (mypy strict)
 	@$(BIN)/mypy --no-error-summary
+
+# The proxy as the image has it. Where nothing can compile it, the folder stays empty and Python is
+# tested; optimised less, it compiles in half the time.
+COMPILED := .venv/compiled
+$(COMPILED)/built: .venv/installed operator/build/hatch_build.py pyproject.toml $(shell find operator/src -name '*.py')
+	@rm -rf $(COMPILED) && mkdir $(COMPILED)
+	@if $(BIN)/python operator/build/hatch_build.py; then \
+	  NIMWAY_OPT_LEVEL=0 HATCH_BUILD_HOOK_ENABLE_CUSTOM=true \
+	    $(BIN)/python -m hatchling build -t wheel -d $(COMPILED) >.venv/compiled.log 2>&1 || { cat .venv/compiled.log; exit 1; }; \
+	  $(BIN)/python -m zipfile -e $(COMPILED)/*.whl $(COMPILED); \
+	fi
+	@touch $@
 
 .PHONY: fmt
 fmt: setup ## Format the code and sort imports

@@ -20,9 +20,18 @@ def test_every_base_is_a_stage_or_pinned_to_a_patch_version() -> None:
     stages: set[str] = set()
     for stage in instructions("FROM"):
         base, _, name = stage.partition(" AS ")
-        assert base in stages or re.fullmatch(r"python:\d+\.\d+\.\d+-slim-\w+", base), base
+        assert base in stages or re.fullmatch(r"python:\d+\.\d+\.\d+(-slim)?-\w+", base), base
         stages.add(name)
     assert {"runtime", "simulated-nim"} <= stages
+
+
+def test_what_builds_the_wheel_is_of_the_python_that_runs_it_and_does_not_ship() -> None:
+    bases = [stage.partition(" AS ") for stage in instructions("FROM")]
+    pythons = {base for base, _, _ in bases if base.startswith("python:")}
+    assert len(pythons) == 2
+    assert {base.replace("-slim", "") for base in pythons} == {base for base, _, _ in bases[1:2]}
+    assert [name for base, _, name in bases if base == bases[1][0]] == ["wheel"]
+    assert "wheel" not in {base for base, _, _ in bases}
 
 
 def test_the_default_image_is_the_runtime_and_runs_nimway() -> None:

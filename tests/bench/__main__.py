@@ -10,7 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.bench import install, interpreter, pairs, picture, price, regression, report, results
+from tests.bench import (
+    install,
+    interpreter,
+    pairs,
+    picture,
+    price,
+    product,
+    regression,
+    report,
+    results,
+)
 from tests.bench.contenders import DEFAULT, MAKERS, QUICK, SUBJECT, Contender, nimway
 from tests.bench.install import say
 from tests.bench.rounds import Round, model_server, run_round
@@ -58,7 +68,7 @@ def _measure(options: argparse.Namespace) -> results.Run:
     install.install_debian(["wrk", "haproxy"] if options.quick else ["wrk", "haproxy", "nginx"])
     goload = install.go_program("goload")
     python, described = interpreter.choose(options.python)
-    makers = MAKERS | {SUBJECT: lambda: nimway(interpreter.environment(python))}
+    makers = MAKERS | {SUBJECT: lambda: nimway(product.build(python))}
     contenders = [makers[name]() for name in _chosen(options)]
     scenarios = [item for item in SCENARIOS if item.quick or not options.quick]
     rounds: list[Round] = []

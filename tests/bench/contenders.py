@@ -6,13 +6,13 @@ server, and write no log; only nimway writes its access log and counts its metri
 
 import os
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from tests.bench import install
+from tests.bench import install, interpreter, product
+from tests.bench.product import Program
 from tests.bench.running import Launch
 from tests.support.ports import free_port
 
@@ -90,14 +90,13 @@ def nginx() -> Contender:
     return Contender("nginx", "nginx `proxy_pass` (looks at nothing)", version, _nginx)
 
 
-def nimway(python: Path = Path(sys.executable)) -> Contender:
-    """The product's code on `python`, which has what the lock file says."""
+def nimway(program: Program) -> Contender:
+    """The product, as its image holds it."""
 
     def launch(site: Site) -> Launch:
         arguments = [str(site.port), str(site.upstream), str(site.workers), MODEL]
-        root = install.HERE.parents[1]
-        environment = {"PYTHONPATH": f"{root / 'operator' / 'src'}:{root}"}
-        command = [str(python), "-m", "tests.bench.parent", *arguments]
+        environment = {"PYTHONPATH": f"{program.packages}:{install.HERE.parents[1]}"}
+        command = [str(program.python), "-m", "tests.bench.parent", *arguments]
         return Launch(command, site.folder, environment)
 
     return Contender(SUBJECT, "**Nimway**, everything on", metadata.version("nimway"), launch)
@@ -180,7 +179,7 @@ def litellm() -> Contender:
 MAKERS: dict[str, Callable[[], Contender]] = {
     "nginx": nginx,
     REFERENCE: haproxy,
-    SUBJECT: nimway,
+    SUBJECT: lambda: nimway(product.build(interpreter.choose()[0])),
     "go": goproxy,
     "vllm-router": vllm_router,
     "sglang-router": sglang_router,

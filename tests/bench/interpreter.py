@@ -6,7 +6,6 @@ this machine, with the product's own lock file, and the results say which and ho
 measured and not looked up: Debian's `sysconfig` does not tell how its /usr/bin/python3 was built.
 """
 
-import hashlib
 import json
 import shutil
 import sys
@@ -15,12 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nimway.sandbox import toolchain
 from tests.bench import install
 from tests.bench.running import BenchError
 
-ROOT = install.HERE.parents[1]
-LOCK = ROOT / "requirements.lock"
 VERSION_MIN = (3, 11)
 CANDIDATES = ("/usr/local/bin/python3", "/usr/bin/python3")
 
@@ -94,19 +90,3 @@ def choose(wanted: str | None = None) -> tuple[Interpreter, str]:
 def fastest(found: Sequence[Interpreter]) -> Interpreter:
     """Return the fastest that nimway runs on."""
     return min((each for each in found if each.usable), key=lambda each: each.work_us)
-
-
-def environment(interpreter: Interpreter) -> Path:
-    """Return the Python of an environment with what the image ships, made once."""
-    mark = f"{interpreter.path} {interpreter.version} {interpreter.compiler}".encode()
-    key = hashlib.sha256(LOCK.read_bytes() + mark).hexdigest()[:12]
-    folder = toolchain.cache_folder() / f"bench-nimway-{key}"
-    python, done = folder / "bin" / "python", folder / "installed"
-    if not done.exists():
-        install.say(f"installing the lock file for Python {interpreter.version} into {folder}")
-        shutil.rmtree(folder, ignore_errors=True)
-        install.run([str(interpreter.path), "-m", "venv", "--without-pip", str(folder)])
-        pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
-        install.run([*pip, "--require-hashes", "--only-binary=:all:", "-r", str(LOCK)])
-        done.touch()
-    return python

@@ -1,8 +1,8 @@
 """`python -m tests.bench --pairs`: what observability adds to a request, in CPU time.
 
-Owns the comparison of two workers that run at once, the production one and one that observes
-nothing (`unobserved.py`): both get the same load, one after the other in random order, pair after
-pair. What else the machine does hits both of a pair; what is left of it shows in the interval.
+Owns the comparison of two workers that run at once, the product's and one that observes nothing
+(`unobserved.py`): both get the same load, one after the other in random order, pair after pair.
+What else the machine does hits both of a pair; what is left of it shows in the interval.
 """
 
 import contextlib
@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench import install, interpreter, scenarios
-from tests.bench.price import BLIND, PRICE_MAX, PRODUCT, worker
+from tests.bench import install, interpreter, product, scenarios
+from tests.bench.price import PRICE_MAX, worker
 from tests.bench.rounds import model_server
 from tests.bench.running import choose_cpus
 from tests.bench.scenarios import Bench, Prompt, Target
@@ -53,16 +53,17 @@ def main(wanted: str | None, pairs: int) -> int:
     install.install_debian(["wrk"])
     chosen, described = interpreter.choose(wanted)
     cpus = choose_cpus()
-    python = ["taskset", "--cpu-list", str(cpus.proxy), str(interpreter.environment(chosen))]
+    programs = [product.build(chosen, blind=blind) for blind in (False, True)]
+    pinned = ["taskset", "--cpu-list", str(cpus.proxy)]
     found = []
     with contextlib.ExitStack() as stack:
         goload = install.go_program("goload")
         upstream, counter = stack.enter_context(model_server(goload, cpus.load))
         bench = Bench(goload, upstream, counter, cpus, WINDOW_S)
         targets = []
-        for module in (PRODUCT, BLIND):
+        for program in programs:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nimway-bench-")))
-            targets.append(stack.enter_context(worker(python, module, upstream, folder)))
+            targets.append(stack.enter_context(worker(program, upstream, folder, under=pinned)))
         for prompt in PROMPTS:
             install.say(f"{prompt.title}: {pairs} pairs")
             found.append(_measure(bench, targets, prompt, pairs))
@@ -77,7 +78,8 @@ def _measure(bench: Bench, targets: Sequence[Target], prompt: Prompt, pairs: int
         for target in shuffle.sample(targets, len(targets)):
             metrics = scenarios.measure_json(bench, target, prompt)
             times[target.name].append(metrics[f"{prompt.key}_cpu_us"])
-    return Paired(prompt.title, times[PRODUCT], times[BLIND])
+    observed, blind = (times[target.name] for target in targets)
+    return Paired(prompt.title, observed, blind)
 
 
 def render(found: Sequence[Paired], python: str) -> str:

@@ -1,6 +1,6 @@
 """`python -m tests.bench --price`: what observability adds to a request, in instructions.
 
-Owns the counting: the production worker and one that observes nothing (`unobserved.py`), each under
+Owns the counting: the product's worker and one that observes nothing (`unobserved.py`), each under
 valgrind, each asked the same number of times over the same connections. Instructions repeat to a
 tenth of a per cent where microseconds do not; the kernel's part, which is the same for both, is not
 counted, so the true price is lower than the one printed: `pairs.py` measures that.
@@ -32,15 +32,15 @@ from nimway.proxy.messages import (
 )
 from nimway.proxy.settings import Settings
 from nimway.proxy.supervisor import build_environment
-from tests.bench import install, interpreter
+from tests.bench import install, interpreter, product
 from tests.bench.contenders import MODEL
+from tests.bench.product import Program
 from tests.bench.rounds import model_server
 from tests.bench.running import BenchError, choose_cpus
 from tests.bench.scenarios import Target
 from tests.support.ports import free_port
 
 PRICE_MAX = 0.06
-PRODUCT, BLIND = "nimway.proxy.worker", "tests.bench.unobserved"
 VALGRIND = ("valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null")
 SLOWDOWN = 50
 """valgrind runs a program about so much slower: timers that count seconds are set so much later."""
@@ -89,17 +89,17 @@ def main(wanted: str | None, repetitions: int) -> int:
     """Count, print the table, and return 1 where the price is above the goal."""
     install.install_debian(["valgrind"])
     chosen, described = interpreter.choose(wanted)
-    python = interpreter.environment(chosen)
     cpus = choose_cpus()
+    programs = {blind: product.build(chosen, blind=blind) for blind in (False, True)}
     prices = []
     with model_server(install.go_program("goload"), cpus.load) as (upstream, _):
         for load in LOADS:
-            counts: dict[str, list[float]] = {PRODUCT: [], BLIND: []}
+            counts: dict[bool, list[float]] = {False: [], True: []}
             for number in range(repetitions):
                 install.say(f"{load.title}: {number + 1} of {repetitions}")
-                for module, found in counts.items():
-                    found.append(_count(python, module, load, upstream))
-            prices.append(Price(load.title, counts[PRODUCT], counts[BLIND]))
+                for blind, found in counts.items():
+                    found.append(_count(programs[blind], load, upstream))
+            prices.append(Price(load.title, counts[False], counts[True]))
     sys.stdout.write(render(prices, described))
     return int(any(price.share > PRICE_MAX for price in prices))
 
@@ -123,19 +123,17 @@ def _range(counts: Sequence[float]) -> str:
     return f"{statistics.median(counts):,.0f} ({low:,.0f}-{high:,.0f})"
 
 
-def _count(python: Path, module: str, load: Load, upstream: int) -> float:
+def _count(program: Program, load: Load, upstream: int) -> float:
     """Instructions of one request or event: of many, less those of few, start and end included."""
-    few, many = (
-        _instructions(python, module, load, upstream, rounds) for rounds in (load.few, load.many)
-    )
+    few, many = (_instructions(program, load, upstream, rounds) for rounds in (load.few, load.many))
     return (many - few) / ((load.many - load.few) * load.connections * load.events)
 
 
-def _instructions(python: Path, module: str, load: Load, upstream: int, rounds: int) -> int:
+def _instructions(program: Program, load: Load, upstream: int, rounds: int) -> int:
     """Instructions of a worker from its start to its end, with `rounds` of requests between."""
     with tempfile.TemporaryDirectory(prefix="nimway-bench-") as name:
         folder = Path(name)
-        with worker([*VALGRIND, str(python)], module, upstream, folder, SLOWDOWN) as target:
+        with worker(program, upstream, folder, under=VALGRIND, slowdown=SLOWDOWN) as target:
             ask(target.port, load, rounds)
         text = (folder / "errors").read_text(encoding="utf-8")
     if (found := re.search(r"Collected : (\d+)", text)) is None:
@@ -145,15 +143,19 @@ def _instructions(python: Path, module: str, load: Load, upstream: int, rounds: 
 
 @contextlib.contextmanager
 def worker(
-    run: Sequence[str], module: str, upstream: int, folder: Path, slowdown: float = 1.0
+    program: Program,
+    upstream: int,
+    folder: Path,
+    *,
+    under: Sequence[str] = (),
+    slowdown: float = 1.0,
 ) -> Iterator[Target]:
-    """Run a worker by `run`, a Python that may stand behind a tool, and yield where it serves.
+    """Run a worker, `under` a tool if one is given, and yield where it serves.
 
     It is told by us what its parent would tell it; its log goes to a file in `folder`.
     """
     ours, theirs = socket.socketpair()
     port = free_port()
-    root = install.HERE.parents[1]
     settings = Settings(
         allow_loopback=True,
         sweep_period_s=Settings().sweep_period_s * slowdown,
@@ -161,12 +163,12 @@ def worker(
         timeout_connect_s=Settings().timeout_connect_s * slowdown,
     )
     command = [
-        *run,
-        *("-m", module, str(theirs.fileno()), "127.0.0.1", str(port)),
+        *(*under, str(program.python), "-m", "nimway.proxy.worker"),
+        *(str(theirs.fileno()), "127.0.0.1", str(port)),
         msgspec.json.encode(settings).decode(),
     ]
     environment = build_environment({"PYTHONHASHSEED": "0"}) | {
-        "PYTHONPATH": f"{root / 'operator' / 'src'}:{root}",
+        "PYTHONPATH": str(program.packages),
         "PYTHONDONTWRITEBYTECODE": "1",  # or the first run after a change would compile for others
     }
     with (
@@ -186,7 +188,7 @@ def worker(
         theirs.close()
         try:
             _greet(ours, upstream)
-            yield Target(module, port, process.pid)
+            yield Target(program.packages.name, port, process.pid)
             ours.close()
             process.wait(END_MAX_S)
         except OSError as error:

@@ -6,8 +6,10 @@ import re
 from prometheus_client import generate_latest
 
 from nimway.control.metrics import Metrics
-from nimway.proxy.access_log import Line, build_head, encode_lines
 from nimway.proxy.exposition import METRICS
+from nimway.proxy.metrics import Answered, Meters
+from nimway.proxy.settings import Settings
+from nimway.proxy.wire import RequestHead
 from tests.docs.pages import DOCS, table
 
 PAGE = DOCS / "metrics.md"
@@ -60,5 +62,6 @@ def test_each_metric_has_a_query_of_its_own() -> None:
 
 def test_the_keys_of_the_access_log_are_those_of_the_page() -> None:
     written = [row[0].strip("`") for row in table(PAGE, "Access log")]
-    line = Line(build_head("org/model", "/v1/completions", 200), 1, "id", "POST", 2, 3, 4, 5, 6)
-    assert written == list(json.loads(encode_lines([line])))
+    meters = Meters(Settings(), 0.0)
+    meters.account(Answered(), None, "", RequestHead(), 0.0)
+    assert written == list(json.loads(meters.take_lines()))

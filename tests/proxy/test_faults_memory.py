@@ -5,7 +5,7 @@ import json
 import tracemalloc
 
 from nimway.proxy.downstream import Downstream
-from nimway.proxy.metrics import collect
+from nimway.proxy.scrape import collect
 from tests.proxy.test_conversations import conversation
 from tests.proxy.vectors import BODY
 from tests.support.faults import FULL

@@ -11,8 +11,8 @@ import pytest
 from nimway.proxy import hold
 from nimway.proxy.catalog import Endpoint, Model
 from nimway.proxy.exchange import Exchange
-from nimway.proxy.metrics import collect
 from nimway.proxy.policy import resolve
+from nimway.proxy.scrape import collect
 from nimway.proxy.settings import Settings
 from nimway.routes import DEFAULT_POLICY, Policy
 from nimway.tasks import spawn
@@ -54,7 +54,7 @@ def record_order(proxy: ProxyHarness) -> list[str]:
         order.append(exchange._body.decode().partition('"prompt": "')[2].rstrip('"}'))
         connect_to(endpoint, exchange)
 
-    proxy.server.connect = note  # type: ignore[method-assign] # noted, then done
+    proxy.server.connect = note
     return order
 
 
@@ -66,7 +66,7 @@ def keep_connecting(proxy: ProxyHarness) -> list[Exchange]:
         del endpoint
         wanting.append(exchange)
 
-    proxy.server.connect = note  # type: ignore[method-assign] # as said
+    proxy.server.connect = note
     return wanting
 
 
@@ -180,7 +180,7 @@ async def test_a_retry_waits_before_all_others_for_the_next_pod() -> None:
                 for exchange in connects:
                     exchange.on_connect_failed()
                 assert load(proxy) == (0, 5)
-                proxy.server.connect = connect_to  # type: ignore[method-assign] # as it was
+                proxy.server.connect = connect_to
                 order = record_order(proxy)
                 wake(proxy, model)
                 for client in (*clients, *others):

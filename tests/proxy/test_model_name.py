@@ -106,7 +106,9 @@ _JSON = st.recursive(
 
 
 @given(
-    st.dictionaries(st.text(max_size=6), _JSON, max_size=4),
+    st.dictionaries(
+        st.text(max_size=6).filter(lambda key: key.lower() != "model"), _JSON, max_size=4
+    ),
     st.text(min_size=1, max_size=9),
     st.text(min_size=1, max_size=9),
     st.integers(0, 4),

@@ -19,7 +19,8 @@ from nimway.proxy.messages import (
     to_parent,
     to_worker,
 )
-from nimway.proxy.metrics import Answered, collect
+from nimway.proxy.metrics import Answered
+from nimway.proxy.scrape import collect
 from nimway.proxy.server import Server
 from nimway.proxy.supervisor import Supervisor, WorkerHandle
 from nimway.proxy.wire import RequestHead
@@ -100,12 +101,10 @@ def scrape_counters_in_use() -> float:
     finished = Answered()
     finished.status, finished.started, finished.first_byte_at = 200, 1.0, 1.5
     finished.tail = b'{"usage":{"prompt_tokens":3,"completion_tokens":4}}'
-    for number, model in enumerate(server.catalog.models.values()):
+    for model in server.catalog.models.values():
         model.demand_total += 1
         server.changed(model)
         server.meters.account(finished, model, "/v1/completions", RequestHead(), 2.0)
-        if number % 1000 == 0:
-            server.meters.settle()  # as the sweep does, more often than that
     gc.freeze()
     worker, parent = spend(encode_counters(server)), WorkerHandle(Channel(print, print))
     decoded = [to_parent.decode(frame[4:]) for frame in worker[0]]
@@ -126,10 +125,8 @@ def swap_with_counters_in_use() -> float:
     take(server, Table("1", build_routes(1)))
     finished = Answered()
     finished.status, finished.started, finished.first_byte_at = 200, 1.0, 1.5
-    for number, model in enumerate(server.catalog.models.values()):
+    for model in server.catalog.models.values():
         server.meters.account(finished, model, "/v1/completions", RequestHead(), 2.0)
-        if number % 1000 == 0:
-            server.meters.settle()
     longest = max(take(server, Table("2", build_routes(2))))
     assert "alias-7-2" in server.catalog.names
     longest = max(longest, *take(server, Table("3", build_routes(3)[: MODELS // 2])))

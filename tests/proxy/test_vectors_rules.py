@@ -20,6 +20,7 @@ from tests.proxy import vectors_answers, vectors_chunks, vectors_heads
 from tests.proxy.vectors import flatten
 from tests.proxy.vectors_accepted import ACCEPTED
 
+ROOT = Path(__file__).parents[2]
 HEADS = [data[: data.index(b"\r\n\r\n") + 4] for data in flatten(vectors_heads.BY_SOURCE).values()]
 TOO_LARGE = [
     b"GET /%b HTTP/1.1\r\nHost: a\r\n\r\n" % (b"a" * 16384),
@@ -81,7 +82,7 @@ def _run(module: Any) -> Iterator[Any]:
 
 
 Site = tuple[str, Callable[[], None]]
-SOURCE = Path(wire.__file__).read_text(encoding="utf-8")
+SOURCE = (ROOT / "operator/src/nimway/proxy/wire.py").read_text(encoding="utf-8")
 
 
 def _is_refusal(node: ast.stmt) -> bool:

@@ -5,7 +5,9 @@ asking the pure rooms (`admit`, `choose`, `ring`, `retry`, `health`) and touches
 client is a `Downstream`, the model server an `Upstream`. There is no task and no timer of its own.
 """
 
-from nimway.proxy import answers, hold
+from typing import Final
+
+from nimway.proxy import answers, hold, multipart
 from nimway.proxy.admit import check_head
 from nimway.proxy.answers import Answer
 from nimway.proxy.catalog import Endpoint, Model
@@ -17,19 +19,18 @@ from nimway.proxy.heartbeat import Heartbeat
 from nimway.proxy.host import Host
 from nimway.proxy.local import answer_locally
 from nimway.proxy.model_name import ModelNameError, read_model, replace_model
-from nimway.proxy.multipart import (
-    FormModel,
-    list_content_types,
-    read_form_model,
-    replace_form_model,
-)
 from nimway.proxy.paths import find_operation
 from nimway.proxy.retry import may_retry
 from nimway.proxy.route_key import choose_by_key
 from nimway.proxy.upstream import Upstream
 from nimway.proxy.wire import LAST_CHUNK, RequestHead, ResponseHead, build_request, build_response
 
-_NEW, _HELD, _CONNECTING, _WAITING, _RELAYING, _DONE = range(6)
+_NEW: Final = 0
+_HELD: Final = 1
+_CONNECTING: Final = 2
+_WAITING: Final = 3
+_RELAYING: Final = 4
+_DONE: Final = 5
 
 
 class Exchange(Framed):
@@ -87,13 +88,13 @@ class Exchange(Framed):
 
     def _route_form(self, body: bytes) -> None:
         try:
-            form = read_form_model(list_content_types(self._head.fields), body)
+            form = multipart.read_form_model(multipart.list_content_types(self._head.fields), body)
         except ModelNameError as error:
             self._answer(answers.bad_model(str(error)))
         else:
             self._route(body, form)
 
-    def _route(self, body: bytes, form: FormModel | None = None) -> None:
+    def _route(self, body: bytes, form: multipart.FormModel | None = None) -> None:
         host = self._host
         self._touched = host.now()
         try:
@@ -106,7 +107,7 @@ class Exchange(Framed):
                 if form is None:
                     body = replace_model(body, model.name)
                 else:
-                    body = replace_form_model(body, form, model.name)
+                    body = multipart.replace_form_model(body, form, model.name)
         except ModelNameError as error:
             self._answer(answers.bad_model(str(error)))
             return
@@ -239,7 +240,7 @@ class Exchange(Framed):
             upstream = endpoint.idle.pop()
             if upstream.is_alive():
                 self._send(upstream, endpoint)
-                host.meters.overheads.append(host.now() - now)
+                host.meters.overheads.observe(host.now() - now)
                 return
             upstream.abort()  # at its end when picked: nothing was sent, no retry is spent
         self._state = _CONNECTING

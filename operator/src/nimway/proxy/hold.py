@@ -14,6 +14,7 @@ from nimway.proxy import answers
 from nimway.proxy.answers import Answer
 from nimway.proxy.catalog import Model
 from nimway.proxy.settings import Settings
+from nimway.proxy.structs import Streaming
 
 RETRY_AFTER_MAX_S = 60
 
@@ -24,9 +25,7 @@ RELEASED, EXPIRED, REFUSED = "released", "expired", "refused"
 LEFT, DISMISSED, DRAINED = "left", "dismissed", "drained"
 """How a wait ended; `refused`: it did not begin."""
 
-
-class _Streaming(msgspec.Struct):
-    stream: bool | None = None
+_streaming = msgspec.json.Decoder(Streaming)
 
 
 class Holder(Protocol):
@@ -83,6 +82,6 @@ def find_retry_after(model: Model, settings: Settings, now: float) -> int:
 def is_streaming(body: bytes) -> bool:
     """Return whether a JSON body asks for a stream."""
     try:
-        return bool(msgspec.json.decode(body, type=_Streaming).stream)
+        return bool(_streaming.decode(body).stream)
     except (ValueError, RecursionError):
         return False

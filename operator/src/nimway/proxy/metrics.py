@@ -1,25 +1,16 @@
 """What a worker counts, and the lines of its access log: numbers and values, no IO.
 
 Label values come from the routing table and the allow-list alone, so that invented names add no
-series. On a request's way only a tuple is kept: tokens are read, and requests counted, `BATCH` at
-a time; values go into the histograms, and lines out, four times a second.
+series. A request is counted when it ends; its line goes out with others, four times a second.
 """
 
-import time
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from itertools import repeat
-from math import floor
-from operator import mul, sub
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
 
-import msgspec
-
-from nimway.proxy.access_log import LINE_BYTES, Line, build_head, encode_lines
-from nimway.proxy.catalog import Catalog, Model
-from nimway.proxy.messages import Counters
+from nimway.proxy.access_log import LINE_BYTES, build_head, build_line
+from nimway.proxy.catalog import Model
 from nimway.proxy.settings import Settings
-from nimway.proxy.usage import TAIL_BYTES, TOKENS_MARK, read_usages
+from nimway.proxy.usage import TAIL_BYTES, TOKENS_MARK, read_usage
 from nimway.proxy.wire import RequestHead
 
 # OpenTelemetry's semantic conventions for generative AI give the first four.
@@ -35,7 +26,7 @@ OUTPUT_TOKEN_BUCKETS_S = (
     *(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2),
     *(0.3, 0.4, 0.5, 0.75, 1.0, 2.5),
 )
-TOKEN_BUCKETS = tuple(4**power for power in range(14))
+TOKEN_BUCKETS = tuple(4.0**power for power in range(14))
 HOLD_BUCKETS_S = (
     *(0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
     *(10.0, 20.0, 30.0, 45.0, 60.0, 120.0, 300.0, 600.0),
@@ -43,10 +34,8 @@ HOLD_BUCKETS_S = (
 OVERHEAD_BUCKETS_S = (1e-05, 2e-05, 5e-05, 1e-04, 2e-04, 5e-04, 0.001, 0.002, 0.005, 0.01, 0.1)
 DELAY_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
 
-_OK = 200
-_ERROR = 400
-BATCH = 64
-"""So many requests are counted at a time: 0.1 ms, where more would make others wait longer."""
+_OK: Final = 200
+_ERROR: Final = 400
 
 _OPERATIONS = {
     "/v1/chat/completions": "chat",
@@ -58,17 +47,9 @@ _OPERATIONS = {
 """Values that OpenTelemetry gives `gen_ai.operation.name`; other paths name themselves."""
 
 _FORGET_MODELS = 500
-PART_ENTRIES = 500
-"""So many series are read at a time: requests are served between two parts of a scrape."""
 
 _Key = tuple[str, str, int]
 """Model, path and status."""
-
-_Stream = tuple[float, int, float]
-"""Seconds to a stream's first event, number of events, seconds after the first."""
-
-_Ended = tuple[_Key, bytes, bytes, float, float, float, int, bytes, _Stream | None]
-"""A request's key, id, method, start, end, first byte, bytes out, tail of the answer, stream."""
 
 Labels = tuple[str, ...]
 Entry = tuple[Labels, list[float]]
@@ -108,124 +89,69 @@ class Answered:
 
 
 class Histogram:
-    """Counts by bucket, one above all of them, and the sum of the values at the end.
+    """Counts by bucket and above all of them, and the sum of the values.
 
     `used`: anything was counted. A scrape asks tens of thousands of them in one go.
     """
 
-    __slots__ = ("bounds", "counts", "used")
+    __slots__ = ("bounds", "counts", "total", "used")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
         self.used = False
-        self.counts: list[float] = [0] * (len(bounds) + 2)
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
 
     def observe(self, value: float) -> None:
-        """Count `value`."""
+        """Count `value`; compiled, the search takes a sixth of what `bisect` does."""
+        bounds = self.bounds
+        low, high = 0, len(bounds)
+        while low < high:
+            middle = (low + high) // 2
+            if bounds[middle] < value:
+                low = middle + 1
+            else:
+                high = middle
+        self.counts[low] += 1
+        self.total += value
         self.used = True
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.counts[-1] += value
 
-    def observe_all(self, values: list[float]) -> None:
-        """Count `values`, and empty the list: a hundred cost as much as ten one by one."""
-        if len(values) < len(self.bounds):
-            for value in values:
-                self.observe(value)
-        else:
-            values.sort()
-            counts, below = self.counts, 0
-            self.used = True
-            for number, bound in enumerate(self.bounds):
-                upto = bisect_right(values, bound)
-                counts[number] += upto - below
-                below = upto
-            counts[-2] += len(values) - below
-            counts[-1] += sum(values)
-        values.clear()
+    def read(self) -> list[float]:
+        """Return the counts, and the sum behind them."""
+        return [*self.counts, self.total]
+
+
+class _Times:
+    """Histograms of one model, operation and outcome."""
+
+    def __init__(self, durations: Histogram, first_bytes: Histogram) -> None:
+        self.durations = durations
+        self.first_bytes = first_bytes
+
+
+class _Tokens:
+    """Histograms of the answers of one model and operation that succeeded."""
+
+    def __init__(
+        self, first: Histogram, pace: Histogram, taken: Histogram, given: Histogram
+    ) -> None:
+        self.first = first
+        self.pace = pace
+        self.taken = taken
+        self.given = given
 
 
 class _Row:
     """Requests of one model, path and status: found once, then counted in without a look-up.
 
-    What ended since the last `settle` stands in lists, one value a request; a look for its bucket
-    at once would cost as much as the rest of the counting. Requests without a model are counted and
-    logged only. Tokens and their times are those of answers that succeeded.
+    Those without a model have no times, those that failed no tokens.
     """
 
-    __slots__ = (
-        "answered",
-        "count",
-        "durations",
-        "first_bytes",
-        "first_tokens",
-        "given",
-        "histograms",
-        "log_head",
-        "output_times",
-        "taken",
-    )
-
-    def __init__(self, status: int, log_head: msgspec.Raw) -> None:
-        self.answered = status == _OK
+    def __init__(self, log_head: str) -> None:
         self.count = 0
         self.log_head = log_head
-        self.durations: list[float] = []
-        self.first_bytes: list[float] = []
-        self.first_tokens: list[float] = []
-        self.output_times: list[float] = []
-        self.taken: list[float] = []
-        self.given: list[float] = []
-        self.histograms: tuple[tuple[Histogram, list[float]], ...] = ()
-
-    def join(self, find: Callable[..., Histogram], name: str, label: str, status: int) -> None:
-        """Find the histograms of model, operation and outcome."""
-        operation = _OPERATIONS.get(label) or label.rpartition("/")[2]
-        error = str(status) if status >= _ERROR else ""
-        self.histograms = (
-            (find("durations", DURATION_BUCKETS_S, name, operation, error), self.durations),
-            (find("first_bytes", DURATION_BUCKETS_S, name), self.first_bytes),
-        )
-        if self.answered:
-            common = (name, operation)
-            self.histograms += (
-                (find("first_tokens", FIRST_TOKEN_BUCKETS_S, *common), self.first_tokens),
-                (find("output_times", OUTPUT_TOKEN_BUCKETS_S, *common), self.output_times),
-                (find("tokens", TOKEN_BUCKETS, *common, "input"), self.taken),
-                (find("tokens", TOKEN_BUCKETS, *common, "output"), self.given),
-            )
-
-    def take(
-        self,
-        durations: Iterable[float],
-        waits: Iterable[float],
-        tokens: tuple[Sequence[int], Sequence[int]],
-        streams: Sequence[_Stream | None],
-    ) -> None:
-        """Take requests that ended: what is 0 did not happen."""
-        self.durations += durations
-        if not self.histograms:
-            return
-        self.first_bytes += filter(None, waits)
-        if not self.answered:
-            return
-        taken, given = tokens
-        self.taken += filter(None, taken)
-        self.given += filter(None, given)
-        if any(streams):
-            for stream, said in zip(streams, given, strict=True):
-                if stream is not None:
-                    first_s, events, rest_s = stream
-                    self.first_tokens.append(first_s)
-                    if (said or events) > 1:
-                        self.output_times.append(rest_s / ((said or events) - 1))
-
-    def settle(self) -> None:
-        """Put what ended into the histograms."""
-        self.count += len(self.durations)
-        for histogram, values in self.histograms:
-            if values:
-                histogram.observe_all(values)
-        self.durations.clear()
+        self.times: _Times | None = None
+        self.tokens: _Tokens | None = None
 
 
 class Meters:
@@ -237,16 +163,13 @@ class Meters:
         self._log_skipped = 0
         self._lines_max = max(1, settings.access_log_buffer_bytes // LINE_BYTES)
         self._rows: dict[_Key, _Row] = {}
-        self._ended: list[_Ended] = []
-        self._unsettled: set[_Row] = set()
         self._series_of: dict[str, list[tuple[dict[Any, Any], Any]]] = {}  # each by its key
         self._histograms: dict[str, dict[Labels, Histogram]] = {}
         self._holds: dict[Labels, int] = {}
         self._ticked_at = 0.0
         self.delays = Histogram(DELAY_BUCKETS_S)
-        self._overheads = Histogram(OVERHEAD_BUCKETS_S)
-        self.overheads: list[float] = []
-        self._lines: list[Line] = []
+        self.overheads = Histogram(OVERHEAD_BUCKETS_S)
+        self._lines: list[str] = []
         self.on_full: Callable[[], None] = _ignore
         self.lines_dropped = 0
         self.retries = 0
@@ -257,82 +180,48 @@ class Meters:
     def account(
         self, finished: Answered, model: Model | None, label: str, head: RequestHead, now: float
     ) -> None:
-        """Take note of one request that ended at `now`; `fold` counts it."""
+        """Count a request that ended at `now`, and make its line."""
         status, started = finished.status, finished.started
-        tail = finished.tail if status == _OK else b""
-        if len(tail) > TAIL_BYTES:
-            tail = tail[-TAIL_BYTES:]
-        stream = None
-        if events := finished.events:
-            first = finished.first_token_at
-            stream = (first - started, events, now - first)
-        ended = self._ended
-        ended.append(
-            (
-                ("" if model is None else model.name, label, status),
-                head.request_id,
-                head.method,
-                started,
-                now,
-                finished.first_byte_at or started,
-                finished.bytes_out,
-                tail,
-                stream,
+        key = ("" if model is None else model.name, label, status)
+        row = self._rows.get(key) or self._open(key)
+        row.count += 1
+        duration_s = now - started
+        wait_s = finished.first_byte_at - started if finished.first_byte_at else 0.0
+        if (times := row.times) is not None:
+            times.durations.observe(duration_s)
+            if wait_s > 0.0:
+                times.first_bytes.observe(wait_s)
+        taken, given = read_usage(finished.tail) if status == _OK else (0, 0)
+        if (tokens := row.tokens) is not None:
+            if taken:
+                tokens.taken.observe(taken)
+            if given:
+                tokens.given.observe(given)
+            if finished.events:
+                tokens.first.observe(finished.first_token_at - started)
+                if (count := given or finished.events) > 1:
+                    tokens.pace.observe((now - finished.first_token_at) / (count - 1))
+        if self._log_every and self._is_sampled():
+            self._lines.append(
+                build_line(
+                    row.log_head,
+                    ts_ms=int((self._epoch_s + now) * 1e3),
+                    request_id=head.request_id.decode(),
+                    method=head.method.decode(),
+                    duration_us=int(duration_s * 1e6),
+                    first_byte_us=int(wait_s * 1e6),
+                    bytes_out=finished.bytes_out,
+                    input_tokens=taken,
+                    output_tokens=given,
+                )
             )
-        )
-        if len(ended) >= BATCH:
-            self.fold()
-
-    def fold(self) -> None:
-        """Count the requests that ended lately, and make their lines.
-
-        Column by column: a loop over the requests takes half as many bytecodes again.
-        """
-        if not self._ended:
-            return
-        ended, self._ended = self._ended, []
-        keys, ids, methods, starts, ends, firsts, sizes, tails, streams = zip(*ended, strict=True)
-        durations, waits = [*map(sub, ends, starts)], [*map(sub, firsts, starts)]
-        tokens = read_usages(tails)
-        rows = self._find_rows(keys)
-        if rows.count(rows[0]) == len(rows):
-            self._unsettled.add(rows[0])
-            rows[0].take(durations, waits, tokens, streams)
-        else:
-            self._unsettled.update(rows)
-            for row, duration_s, wait_s, taken, given, stream in zip(
-                rows, durations, waits, *tokens, streams, strict=True
-            ):
-                row.take((duration_s,), (wait_s,), ((taken,), (given,)), (stream,))
-        if not self._log_every:
-            return
-        lines = map(
-            Line,
-            [row.log_head for row in rows],
-            [floor((self._epoch_s + end) * 1e3) for end in ends],
-            map(bytes.decode, ids),
-            map(bytes.decode, methods),
-            map(floor, map(mul, durations, repeat(1e6))),
-            map(floor, map(mul, waits, repeat(1e6))),
-            sizes,
-            *tokens,
-        )
-        self._lines += lines if self._log_every == 1 else filter(self._is_sampled, lines)
-        if len(self._lines) >= self._lines_max:
-            self.on_full()
-
-    def _find_rows(self, keys: Sequence[_Key]) -> list[_Row]:
-        rows = self._rows
-        try:
-            return [*map(rows.__getitem__, keys)]
-        except KeyError:
-            return [rows.get(key) or self._open(key) for key in keys]
+            if len(self._lines) >= self._lines_max:
+                self.on_full()
 
     def take_lines(self) -> bytes:
         """Return the lines of the access log since the last call."""
-        self.fold()
         lines, self._lines = self._lines, []
-        return encode_lines(lines)
+        return "".join(lines).encode()
 
     def count_hold(self, name: str, cause: str, outcome: str, seconds: float) -> None:
         """Count a wait for a model that ended with `outcome`, or that was refused."""
@@ -349,11 +238,22 @@ class Meters:
 
     def _open(self, key: _Key) -> _Row:
         name, label, status = key
-        row = _Row(status, build_head(name, label, status))
-        if name:
-            row.join(self._find, name, label, status)
-        self._rows[key] = row
+        row = self._rows[key] = _Row(build_head(name, label, status))
         self._series_of.setdefault(name, []).append((self._rows, key))
+        if name:
+            operation = _OPERATIONS.get(label) or label.rpartition("/")[2]
+            error = str(status) if status >= _ERROR else ""
+            row.times = _Times(
+                self._find("durations", DURATION_BUCKETS_S, name, operation, error),
+                self._find("first_bytes", DURATION_BUCKETS_S, name),
+            )
+            if status == _OK:
+                row.tokens = _Tokens(
+                    self._find("first_tokens", FIRST_TOKEN_BUCKETS_S, name, operation),
+                    self._find("output_times", OUTPUT_TOKEN_BUCKETS_S, name, operation),
+                    self._find("tokens", TOKEN_BUCKETS, name, operation, "input"),
+                    self._find("tokens", TOKEN_BUCKETS, name, operation, "output"),
+                )
         return row
 
     def _find(self, series: str, bounds: tuple[float, ...], *labels: str) -> Histogram:
@@ -363,26 +263,15 @@ class Meters:
             self._series_of.setdefault(labels[0], []).append((found, labels))
         return found[labels]
 
-    def _is_sampled(self, line: Line) -> bool:
-        del line
+    def _is_sampled(self) -> bool:
         self._log_skipped += 1
         if self._log_skipped < self._log_every:
             return False
         self._log_skipped = 0
         return True
 
-    def settle(self) -> None:
-        """Put what ended lately into the counters; the sweep does, and who reads them."""
-        self.fold()
-        rows, self._unsettled = self._unsettled, set()
-        for row in rows:
-            row.settle()
-        self._overheads.observe_all(self.overheads)
-
     def forget(self, names: frozenset[str]) -> Iterator[None]:
         """Drop the series of models that are no longer in the table, in steps of a few ms."""
-        self.settle()
-        yield
         gone = [name for name in self._series_of if name and name not in names]
         self._holds = {key: count for key, count in self._holds.items() if key[0] in names}
         for at, name in enumerate(gone):
@@ -393,82 +282,25 @@ class Meters:
 
     def read(self) -> Iterator[tuple[str, Iterable[Entry]]]:
         """Return what was counted: series, and for each its label values and numbers."""
-        self.settle()
-        rows = list(self._rows.items())
-        yield (
-            "requests",
-            (((name, path, str(status)), [row.count]) for (name, path, status), row in rows),
-        )
+        yield "requests", self._read_requests()
         for series, found in list(self._histograms.items()):
-            items = list(found.items())
-            yield series, ((labels, list(item.counts)) for labels, item in items if item.used)
+            yield series, _read_used(found)
         yield "holds", [(labels, [count]) for labels, count in self._holds.items()]
-        yield "delays", [((), list(self.delays.counts))]
-        yield "overheads", [((), list(self._overheads.counts))]
+        yield "delays", [((), self.delays.read())]
+        yield "overheads", [((), self.overheads.read())]
         for name in ("retries", "ejections", "cancels", "broken", "lines_dropped"):
             yield name, [((), [getattr(self, name)])]
+
+    def _read_requests(self) -> Iterator[Entry]:
+        for (name, path, status), row in list(self._rows.items()):
+            yield (name, path, str(status)), [row.count]
+
+
+def _read_used(found: dict[Labels, Histogram]) -> Iterator[Entry]:
+    for labels, histogram in list(found.items()):
+        if histogram.used:
+            yield labels, histogram.read()
 
 
 def _ignore() -> None:
     """Nobody takes lines yet: they wait."""
-
-
-class Measured(Protocol):
-    """What a worker's counters are read from."""
-
-    @property
-    def meters(self) -> Meters:
-        """Counters."""
-
-    @property
-    def catalog(self) -> Catalog:
-        """Models and endpoints."""
-
-    @property
-    def connections(self) -> Sized:
-        """Clients' connections."""
-
-    @property
-    def upstreams(self) -> Sized:
-        """Connections to model servers."""
-
-    @property
-    def bodies_bytes(self) -> int:
-        """Bytes of bodies held."""
-
-
-def collect(measured: Measured, number: int) -> Iterator[Counters]:
-    """Yield one worker's counters for the answer to scrape `number`, in parts of a few ms each.
-
-    Between two parts the loop may turn: what changes meanwhile is in one of them or in the next
-    scrape.
-    """
-    values: dict[str, list[Entry]] = {}
-    size = 0
-    for series, entries in _read_all(measured):
-        found = values.setdefault(series, [])
-        for entry in entries:
-            found.append(entry)
-            size += 1
-            if size == PART_ENTRIES:
-                yield Counters(number, values, more=True)
-                values = {series: (found := [])}
-                size = 0
-    yield Counters(number, values)
-
-
-def _read_all(measured: Measured) -> Iterator[tuple[str, Iterable[Entry]]]:
-    models = list(measured.catalog.models.values())
-    yield from measured.meters.read()
-    yield "in_flight", (((model.name,), [model.in_flight]) for model in models)
-    yield "queued", (((model.name,), [model.queued]) for model in models)
-    yield "held", (((m.name,), [0 if m.endpoints else m.queued]) for m in models)
-    yield "demand", (((model.name,), [model.demand_total]) for model in models)
-    yield "endpoints", (((model.name,), [len(model.endpoints)]) for model in models)
-    used = measured.catalog.used_endpoints()
-    yield "picks", (((m, e.authority.decode()), [e.picks]) for m, e in used)
-    yield "endpoint_ejections", (((m, e.authority.decode()), [e.ejections]) for m, e in used)
-    yield "cpu", [((), [time.process_time()])]
-    yield "connections", [((), [len(measured.connections)])]
-    yield "upstream_connections", [((), [len(measured.upstreams)])]
-    yield "bodies_bytes", [((), [measured.bodies_bytes])]

@@ -8,6 +8,8 @@ import re
 
 import msgspec
 
+from nimway.proxy.structs import Named
+
 _TO_VALUE = re.compile(rb'[ \t\r\n]*[{,][ \t\r\n]*"(?:[^"\\]|\\.)*+"[ \t\r\n]*:[ \t\r\n]*')
 """From the end of a value, or the start of the body, to the start of the next value."""
 
@@ -30,14 +32,10 @@ def _make_key(kind: type, text: str) -> _Key:
     return _Key(text)
 
 
-class _Named(msgspec.Struct):
-    model: str = ""
-
-
 _SMALL_BYTES = 2048
 """Up to here, looking for a second `model` costs less than looking at each key."""
 
-_named = msgspec.json.Decoder(_Named)
+_named = msgspec.json.Decoder(Named)
 _keys = msgspec.json.Decoder(dict[_Key, msgspec.Raw], dec_hook=_make_key)
 _top = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _text = msgspec.json.Decoder(str)
@@ -62,7 +60,9 @@ def read_plain(body: bytes) -> str:
     In ASCII and without coded characters a key is its bytes, but for escapes that are no letters;
     so where `"model"` stands once in any case, at most one key is that, and the parse finds it.
     """
-    if not body.isascii() or b"\\u" in body or body.lower().count(b'"model"') != 1:
+    if not body.isascii() or (b"\\" in body and b"\\u" in body):  # one byte is found far sooner
+        return ""
+    if body.lower().count(b'"model"') != 1:
         return ""
     try:
         return _named.decode(body).model

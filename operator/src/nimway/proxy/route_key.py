@@ -7,6 +7,7 @@ needs a key; the body was parsed once before, so it is JSON, and no request fail
 import msgspec
 
 from nimway.proxy.catalog import Endpoint, Model
+from nimway.proxy.structs import Keyed, Message
 from nimway.proxy.wire import RequestHead
 from nimway.routes import LEAST_REQUESTS, PREFIX_HASH
 
@@ -15,28 +16,13 @@ PART_BYTES_MAX = 1024
 end, so the turns of one conversation have one key."""
 
 _SESSION_FIELD = b"x-session-id"
-_NOTHING = msgspec.Raw()
 _EMPTY = frozenset((b"", b"null", b'""', b"[]"))
 _SYSTEM_ROLES = frozenset(("system", "developer"))
 
 
-class _Keyed(msgspec.Struct):
-    prompt_cache_key: msgspec.Raw = _NOTHING
-    user: msgspec.Raw = _NOTHING
-    system: msgspec.Raw = _NOTHING
-    instructions: msgspec.Raw = _NOTHING
-    messages: msgspec.Raw = _NOTHING
-    prompt: msgspec.Raw = _NOTHING
-    input: msgspec.Raw = _NOTHING
-
-
-class _Message(msgspec.Struct):
-    role: str = ""
-
-
-_keyed = msgspec.json.Decoder(_Keyed)
+_keyed = msgspec.json.Decoder(Keyed)
 _items = msgspec.json.Decoder(list[msgspec.Raw])
-_message = msgspec.json.Decoder(_Message)
+_message = msgspec.json.Decoder(Message)
 
 
 def choose_by_key(
@@ -73,7 +59,7 @@ def read_key(strategy: str, name: str, head: RequestHead, body: bytes) -> bytes 
     return b"prefix:%b:%b" % (name.encode(), prefix) if prefix else None
 
 
-def _read_prefix(keyed: _Keyed) -> bytes:
+def _read_prefix(keyed: Keyed) -> bytes:
     """Return the first bytes of the system's text, and of the first thing that is said to it."""
     parts = [bytes(part) for part in (keyed.system, keyed.instructions)]
     for said in (keyed.messages, keyed.prompt, keyed.input):

@@ -51,6 +51,7 @@ class Server:
         self.bodies_bytes = 0
         self.ready = False
         self.begin = partial(Exchange, self)
+        self.connect: Callable[[Endpoint, Exchange], None] = self._start_connecting
         self.draining = False
         self.stopping = False
         self.hold_until = 0.0
@@ -123,7 +124,6 @@ class Server:
             upstream.abort()
         while self.connections or self.upstreams:  # noqa: ASYNC110 # closed in the loop's next turn
             await asyncio.sleep(0)
-        self.meters.settle()
         self.flush_lines()
 
     # What a connection and an exchange call.
@@ -171,7 +171,7 @@ class Server:
         room.pacing = False
         self.release(model)
 
-    def connect(self, endpoint: Endpoint, exchange: Exchange) -> None:
+    def _start_connecting(self, endpoint: Endpoint, exchange: Exchange) -> None:
         """Open a connection for `exchange`; if it has gone by then, the next request takes it."""
         spawn(self._connect(endpoint, exchange), name="connect")
 
@@ -267,7 +267,6 @@ class Server:
         for upstream in list(self.upstreams):
             upstream.check_idle(now, idle_s)
         self.catalog.shed()
-        self.meters.settle()
         self._sweeps += 1
         if self._sweeps % _FADE_SWEEPS == 0:
             self.budget.fade()

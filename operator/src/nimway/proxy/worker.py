@@ -36,7 +36,7 @@ from nimway.proxy.messages import (
     ToWorker,
     to_worker,
 )
-from nimway.proxy.metrics import collect
+from nimway.proxy.scrape import collect
 from nimway.proxy.server import Server
 from nimway.proxy.settings import Settings
 from nimway.tasks import spawn
