@@ -100,7 +100,7 @@ lock: setup ## Renew the lock files from pyproject.toml
 	done
 
 .PHONY: wheel
-wheel: setup ## Build the wheel into dist/
+wheel: setup ## Build the wheel into dist/ (HATCH_BUILD_HOOK_ENABLE_CUSTOM=true: compiled, as for the image)
 	@$(BIN)/python -m hatchling build -t wheel
 
 .PHONY: clean
