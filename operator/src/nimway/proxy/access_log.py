@@ -1,8 +1,10 @@
 """One line of the access log: a JSON object with fixed keys, no prompt and no key in it (no IO)."""
 
+from typing import Final
+
 import msgspec
 
-LINE_BYTES = 256
+LINE_BYTES: Final = 256
 """About so long is a line."""
 
 

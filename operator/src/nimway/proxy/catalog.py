@@ -6,7 +6,7 @@ IO.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -22,10 +22,10 @@ from nimway.routes import DEFAULT_POLICY, Policy
 if TYPE_CHECKING:
     from nimway.proxy.upstream import Upstream
 
-OWNER = "nimway"
-URGE_PERIOD_S = 1.0
-_SHED_MODELS = 500
-_ADOPT_MODELS = 500
+OWNER: Final = "nimway"
+URGE_PERIOD_S: Final = 1.0
+_SHED_MODELS: Final = 500
+_ADOPT_MODELS: Final = 500
 
 _ServiceKey = tuple[str, str]
 

@@ -7,7 +7,7 @@ a request means and who answers it is its handler's business (`exchange.py`, `ad
 import asyncio
 import socket
 import struct
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 from nimway.proxy import answers
 from nimway.proxy.answers import Answer
@@ -24,11 +24,11 @@ from nimway.proxy.wire import (
     read_request,
 )
 
-_JOIN_BYTES_MAX = 16 * 1024
-_JOIN_BYTES_MIN = 4 * 1024
-_CR = 13
-_NO_TRANSPORT = asyncio.Transport()
-_LINGER_NONE = struct.pack("ii", 1, 0)
+_JOIN_BYTES_MAX: Final = 16 * 1024
+_JOIN_BYTES_MIN: Final = 4 * 1024
+_CR: Final = 13
+_NO_TRANSPORT: Final = asyncio.Transport()
+_LINGER_NONE: Final = struct.pack("ii", 1, 0)
 
 _HEAD, _BODY, _BUSY, _DISCARD, _LINGER, _CLOSED = range(6)
 

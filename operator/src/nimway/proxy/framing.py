@@ -5,13 +5,14 @@ is `exchange.py`'s business, which builds on this.
 """
 
 import re
+from typing import Final
 
 from nimway.proxy.downstream import Downstream
 from nimway.proxy.heartbeat import COMMENT, Heartbeat, build_stream_head
 from nimway.proxy.metrics import Answered
 from nimway.proxy.wire import RequestHead, ResponseHead, build_response
 
-ACCEPT_ENCODING = re.compile(rb"(?i)accept-encoding:")
+ACCEPT_ENCODING: Final = re.compile(rb"(?i)accept-encoding:")
 
 
 class Framed(Answered):

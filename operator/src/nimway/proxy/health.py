@@ -4,11 +4,13 @@ Failures are connect errors, resets before the first byte, timeouts and 5xx but 
 never a client's own cancel. The time and the jitter come in as arguments.
 """
 
+from typing import Final
+
 from nimway.proxy.settings import Settings
 
-_DOUBLINGS_MAX = 10
-_SERVER_ERROR = 500
-_BUSY = 503
+_DOUBLINGS_MAX: Final = 10
+_SERVER_ERROR: Final = 500
+_BUSY: Final = 503
 
 
 class Health:

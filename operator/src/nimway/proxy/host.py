@@ -1,6 +1,8 @@
 """What an exchange needs of the worker it runs in; `server.py` has it."""
 
-from typing import TYPE_CHECKING, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from nimway.proxy.catalog import Catalog, Endpoint, Model
 from nimway.proxy.metrics import Meters
@@ -11,8 +13,8 @@ if TYPE_CHECKING:
     from nimway.proxy.exchange import Exchange
 
 
-class Host(Protocol):
-    """What an exchange needs of its worker."""
+class Host(ABC):
+    """What an exchange needs of its worker; no protocol, so that compiled its parts are fields."""
 
     settings: Settings
     catalog: Catalog
@@ -25,20 +27,23 @@ class Host(Protocol):
     bodies_bytes: int
     exchanges: int
 
-    def now(self) -> float:
-        """Return the loop's clock."""
+    now: Callable[[], float]
+    """The loop's clock."""
 
-    def random(self) -> float:
-        """Return a random number below 1."""
+    random: Callable[[], float]
+    """A random number below 1."""
 
-    def connect(self, endpoint: Endpoint, exchange: "Exchange") -> None:
-        """Open a connection; `on_connected` or `on_connect_failed` follows, never at once."""
+    connect: "Callable[[Endpoint, Exchange], None]"
+    """Open a connection; `on_connected` or `on_connect_failed` follows, never at once."""
 
+    @abstractmethod
     def changed(self, model: Model) -> None:
         """Report the model's load soon."""
 
+    @abstractmethod
     def urge(self) -> None:
         """Report at once what changed: a model without endpoints is asked for."""
 
+    @abstractmethod
     def release(self, model: Model) -> None:
         """Let requests go that wait for the model, as far as there are places."""

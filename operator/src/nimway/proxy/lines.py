@@ -5,14 +5,14 @@ Owns llhttp, the memory of what it said, and its bounds. What a field means is `
 
 import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import httptools
 
-HEAD_END = b"\r\n\r\n"
-CRLF = b"\r\n"
+HEAD_END: Final = b"\r\n\r\n"
+CRLF: Final = b"\r\n"
 
-_NEVER_KEPT = frozenset(
+_NEVER_KEPT: Final = frozenset(
     (
         b"authorization",
         b"proxy-authorization",
@@ -27,21 +27,21 @@ _NEVER_KEPT = frozenset(
 )
 """Fields whose lines are not remembered: credentials, and values that come once."""
 
-_PLAIN_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]++):([\t\x20-\x7e]*+)")
+_PLAIN_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]++):([\t\x20-\x7e]*+)")
 """RFC 9110 section 5: a token, a colon, and text in ASCII. llhttp reads such a line no otherwise,
 but for the fields below, of which it reads the values, too."""
 
-_PLAIN_SIZE = re.compile(rb"[0-9A-Fa-f]{1,4}")
-_READ_BY_LLHTTP = frozenset(
+_PLAIN_SIZE: Final = re.compile(rb"[0-9A-Fa-f]{1,4}")
+_READ_BY_LLHTTP: Final = frozenset(
     (b"connection", b"proxy-connection", b"transfer-encoding", b"upgrade", b"content-length")
 )
-_LENGTH = b"content-length"
-_LENGTH_DIGITS_MAX = 18  # llhttp takes what fits into 64 bits
+_LENGTH: Final = b"content-length"
+_LENGTH_DIGITS_MAX: Final = 18  # llhttp takes what fits into 64 bits
 
-KEPT_FIRST_LINES_MAX = 256
-KEPT_LINES_MAX = 1024
-KEPT_OF_A_FIELD_MAX = 64
-KEPT_LINE_BYTES_MAX = 256
+KEPT_FIRST_LINES_MAX: Final = 256
+KEPT_LINES_MAX: Final = 1024
+KEPT_OF_A_FIELD_MAX: Final = 64
+KEPT_LINE_BYTES_MAX: Final = 256
 
 
 T = TypeVar("T")

@@ -31,13 +31,25 @@ HOLD_BUCKETS_S = (
     *(0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
     *(10.0, 20.0, 30.0, 45.0, 60.0, 120.0, 300.0, 600.0),
 )
-OVERHEAD_BUCKETS_S = (1e-05, 2e-05, 5e-05, 1e-04, 2e-04, 5e-04, 0.001, 0.002, 0.005, 0.01, 0.1)
+OVERHEAD_BUCKETS_S = (
+    1e-05,
+    2e-05,
+    5e-05,
+    1e-04,
+    2e-04,
+    5e-04,
+    0.001,
+    0.002,
+    0.005,
+    0.01,
+    0.1,
+)
 DELAY_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
 
 _OK: Final = 200
 _ERROR: Final = 400
 
-_OPERATIONS = {
+_OPERATIONS: Final = {
     "/v1/chat/completions": "chat",
     "/v1/responses": "chat",
     "/v1/messages": "chat",
@@ -46,7 +58,7 @@ _OPERATIONS = {
 }
 """Values that OpenTelemetry gives `gen_ai.operation.name`; other paths name themselves."""
 
-_FORGET_MODELS = 500
+_FORGET_MODELS: Final = 500
 
 _Key = tuple[str, str, int]
 """Model, path and status."""

@@ -5,12 +5,13 @@ second parser could find another `model`, is refused. All of it runs in C and in
 """
 
 import re
+from typing import Final
 
 import msgspec
 
 from nimway.proxy.structs import Named
 
-_TO_VALUE = re.compile(rb'[ \t\r\n]*[{,][ \t\r\n]*"(?:[^"\\]|\\.)*+"[ \t\r\n]*:[ \t\r\n]*')
+_TO_VALUE: Final = re.compile(rb'[ \t\r\n]*[{,][ \t\r\n]*"(?:[^"\\]|\\.)*+"[ \t\r\n]*:[ \t\r\n]*')
 """From the end of a value, or the start of the body, to the start of the next value."""
 
 
@@ -32,13 +33,13 @@ def _make_key(kind: type, text: str) -> _Key:
     return _Key(text)
 
 
-_SMALL_BYTES = 2048
+_SMALL_BYTES: Final = 2048
 """Up to here, looking for a second `model` costs less than looking at each key."""
 
-_named = msgspec.json.Decoder(Named)
-_keys = msgspec.json.Decoder(dict[_Key, msgspec.Raw], dec_hook=_make_key)
-_top = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_text = msgspec.json.Decoder(str)
+_named: Final = msgspec.json.Decoder(Named)
+_keys: Final = msgspec.json.Decoder(dict[_Key, msgspec.Raw], dec_hook=_make_key)
+_top: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_text: Final = msgspec.json.Decoder(str)
 
 
 def read_model(body: bytes) -> str:

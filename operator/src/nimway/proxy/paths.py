@@ -5,11 +5,12 @@ The match is exact and on the raw path: `//`, `%2e%2e`, `;` and a trailing slash
 """
 
 from dataclasses import dataclass
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
-MODELS_PATH = b"/v1/models"
-_MODEL_PREFIX = b"/v1/models/"
-_OPENAI_PREFIX = b"/openai"
+MODELS_PATH: Final = b"/v1/models"
+_MODEL_PREFIX: Final = b"/v1/models/"
+_OPENAI_PREFIX: Final = b"/openai"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Operation:
     api: str = ""
 
 
-_ROUTED = tuple(
+_ROUTED: Final = tuple(
     Operation(kind=kind, path=path.encode(), label=path, allow=b"POST", api=api)
     for kind, path, api in (
         ("model", "/v1/completions", "completions"),
@@ -46,9 +47,9 @@ _ROUTED = tuple(
     )
 )
 
-MODEL_CARD = Operation(kind="model-card", path=_MODEL_PREFIX, label="/v1/models/{id}")
-_MODELS = Operation(kind="models", path=MODELS_PATH, label="/v1/models")
-_HEALTH = tuple(
+MODEL_CARD: Final = Operation(kind="model-card", path=_MODEL_PREFIX, label="/v1/models/{id}")
+_MODELS: Final = Operation(kind="models", path=MODELS_PATH, label="/v1/models")
+_HEALTH: Final = tuple(
     Operation(kind=kind, path=path.encode(), label=path)
     for kind, path in (
         ("live", "/health"),
@@ -57,7 +58,7 @@ _HEALTH = tuple(
     )
 )
 
-_OPERATIONS = {
+_OPERATIONS: Final = {
     **{operation.path: operation for operation in (*_ROUTED, _MODELS, *_HEALTH)},
     **{_OPENAI_PREFIX + operation.path: operation for operation in (*_ROUTED, _MODELS)},
 }

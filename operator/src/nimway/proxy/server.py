@@ -11,11 +11,12 @@ import random
 import socket
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from nimway.proxy.catalog import Catalog, Endpoint, Model
 from nimway.proxy.downstream import Downstream
 from nimway.proxy.exchange import Exchange
+from nimway.proxy.host import Host
 from nimway.proxy.messages import ServiceEndpoints, Table
 from nimway.proxy.metrics import Meters
 from nimway.proxy.retry import RetryBudget
@@ -27,16 +28,16 @@ from nimway.tasks import spawn
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-RELEASE_MAX = 256
-LAST_WAIT_S = 1.0
-_FADE_SWEEPS = 40
-OUR_ERRORS = frozenset(
+RELEASE_MAX: Final = 256
+LAST_WAIT_S: Final = 1.0
+_FADE_SWEEPS: Final = 40
+OUR_ERRORS: Final = frozenset(
     (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
 )
 """Why no connection can be made that speaks against no endpoint: this machine has none left."""
 
 
-class Server:
+class Server(Host):
     """Everything one worker serves with; made inside a running loop."""
 
     def __init__(self, settings: Settings, *, epoch_s: float = 0.0) -> None:
@@ -51,7 +52,7 @@ class Server:
         self.bodies_bytes = 0
         self.ready = False
         self.begin = partial(Exchange, self)
-        self.connect: Callable[[Endpoint, Exchange], None] = self._start_connecting
+        self.connect = self._start_connecting
         self.draining = False
         self.stopping = False
         self.hold_until = 0.0

@@ -6,7 +6,7 @@ becomes of an answer. A connection whose answer was not clean to the last byte i
 
 import asyncio
 import select
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 from nimway.proxy.catalog import Endpoint
 from nimway.proxy.settings import Settings
@@ -19,11 +19,11 @@ from nimway.proxy.wire import (
     read_response,
 )
 
-_JOIN_BYTES_MAX = 16 * 1024
-_NO_TRANSPORT = asyncio.Transport()
-_POLL_EVENTS = select.POLLIN | select.POLLRDHUP
-_INTERIM = 200
-_SWITCHING = 101
+_JOIN_BYTES_MAX: Final = 16 * 1024
+_NO_TRANSPORT: Final = asyncio.Transport()
+_POLL_EVENTS: Final = select.POLLIN | select.POLLRDHUP
+_INTERIM: Final = 200
+_SWITCHING: Final = 101
 
 _IDLE, _HEAD, _LENGTH, _CHUNKED, _CLOSE = range(5)
 

@@ -5,25 +5,26 @@ a model says cannot be taken for it: quotes inside a JSON string are escaped.
 """
 
 import re
+from typing import Final
 
 import msgspec
 
 from nimway.proxy.structs import End
 
-TAIL_BYTES = 1024
+TAIL_BYTES: Final = 1024
 """So many of the last bytes are looked at; what servers write behind `usage` is shorter."""
 
-TOKENS_MARK = b'_tokens":'
+TOKENS_MARK: Final = b'_tokens":'
 """Stands in every event that may say how many tokens there were."""
 
-_KEY = b'"usage":'
-_NESTED = re.compile(
+_KEY: Final = b'"usage":'
+_NESTED: Final = re.compile(
     rb'"usage":\s?\{\s*"(?:prompt|input)_tokens":\s?([0-9]{1,9})(?![0-9])'
     rb'(?:.{0,400}?"(?:completion|output)_tokens":\s?([0-9]{1,9})(?![0-9]))?',
     re.DOTALL,
 )
 
-_end = msgspec.json.Decoder(End)
+_end: Final = msgspec.json.Decoder(End)
 
 
 def read_usage(tail: bytes) -> tuple[int, int]:

@@ -7,6 +7,7 @@ IO and keeps no body.
 """
 
 import re
+from typing import Final
 
 import httptools
 
@@ -23,21 +24,20 @@ from nimway.proxy.lines import (
 
 __all__ = ["CRLF", "HEAD_END", "WireError"]  # callers need not know of lines.py
 
-LAST_CHUNK = b"0\r\n\r\n"
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-CLOSE_DELIMITED = -1
+LAST_CHUNK: Final = b"0\r\n\r\n"
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+CLOSE_DELIMITED: Final = -1
 """Length of a response body that ends with its connection (RFC 9112 section 6.3, rule 8)."""
 
-NOT_MODIFIED = 304
+NOT_MODIFIED: Final = 304
 BODILESS = (204, NOT_MODIFIED)
 """Statuses of answers that never have a body (RFC 9112 section 6.3, rule 1)."""
 
-CHUNK_LINE_BYTES_MAX = 256
-SMALL_BYTES = 4096
-TRAILER_BYTES_MAX = 8 * 1024
-LENGTH_DIGITS_MAX = 18
-HEARTBEAT_S_MAX = 60
+CHUNK_LINE_BYTES_MAX: Final = 256
+SMALL_BYTES: Final = 4096
+TRAILER_BYTES_MAX: Final = 8 * 1024
+LENGTH_DIGITS_MAX: Final = 18
+HEARTBEAT_S_MAX: Final = 60
 
 ABSOLUTE_FORM = re.compile(rb"(?i:https?)://([^/?]*)(.*)")
 HOST_FORM = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
@@ -161,7 +161,7 @@ def read_response(data: bytes, fields_max: int = 100, line_bytes_max: int = 1638
         _check_size(lines, fields_max, line_bytes_max)
     head = ResponseHead()
     head.minor, head.status, head.line = _status_first[lines.pop(0)]
-    head.read_fields(lines, _response_lines)
+    head.read_fields(lines, _answer_lines)
     if head.status in BODILESS:
         _drop_framing(head)
     elif head.length is not None or head.encoded:
@@ -357,12 +357,12 @@ RESPONSE_RULES: dict[bytes, Rule] = {
 }
 
 
-_chunk_sizes = FirstLines(read_chunk_size)
-_hosts = FirstLines(HOST_FORM.fullmatch)
-_request_first = FirstLines(_read_request_line)
-_status_first = FirstLines(_read_status_line)
-_request_lines = FieldLines(httptools.HttpRequestParser, b"GET / HTTP/1.1", REQUEST_RULES)
-_response_lines = FieldLines(httptools.HttpResponseParser, b"HTTP/1.1 200 OK", RESPONSE_RULES)
+_chunk_sizes: Final = FirstLines(read_chunk_size)
+_hosts: Final = FirstLines(HOST_FORM.fullmatch)
+_request_first: Final = FirstLines(_read_request_line)
+_status_first: Final = FirstLines(_read_status_line)
+_request_lines: Final = FieldLines(httptools.HttpRequestParser, b"GET / HTTP/1.1", REQUEST_RULES)
+_answer_lines: Final = FieldLines(httptools.HttpResponseParser, b"HTTP/1.1 200 OK", RESPONSE_RULES)
 
 
 def build_request(
