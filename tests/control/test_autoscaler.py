@@ -323,8 +323,11 @@ async def test_a_count_out_of_bounds_is_clamped_and_the_status_says_so(fleet: Fl
 
 async def test_pods_above_the_bounds_never_exist(fleet: Fleet) -> None:
     await fleet.add_model("above", FAST, replicas=9, annotations=PRETEND)
-    live = await find(fleet.api, DEPLOYMENT, fleet.namespace, "above")
-    assert live is not None
+
+    async def made() -> Manifest | None:
+        return await find(fleet.api, DEPLOYMENT, fleet.namespace, "above")
+
+    live = await until(made, "it has its Deployment")  # the table may tell of it before
     assert live["spec"]["replicas"] == 2
     assert live["metadata"]["generation"] == 1
 
