@@ -43,7 +43,7 @@ ALONE = $(shell grep -rl 'mark.alone' tests --include='test_*.py' | sort)
 .PHONY: test
 test: verify ## Verify, then run every test
 	@$(BIN)/nimway sandbox binaries
-	@PYTHONPATH=$(COMPILED) $(PYTEST) tests -m 'not cluster' --ignore tests/house --numprocesses 2
+	@PYTHONPATH=$(CURDIR)/$(COMPILED) $(PYTEST) tests -m 'not cluster' --ignore tests/house --numprocesses 2
 	@$(PYTEST) $(CLUSTER) -m 'cluster and not alone' --numprocesses 3 --no-loadscope-reorder
 	@$(PYTEST) $(ALONE) -m 'cluster and alone'
 

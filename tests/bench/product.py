@@ -16,7 +16,6 @@ from pathlib import Path
 from nimway.sandbox import toolchain
 from tests.bench import install, unobserved
 from tests.bench.interpreter import Interpreter
-from tests.bench.running import BenchError
 
 ROOT = install.HERE.parents[1]
 SHIPPED, BUILDING = ROOT / "requirements.lock", ROOT / "requirements-dev.lock"
@@ -24,7 +23,7 @@ SOURCES = ("pyproject.toml", "README.md", "LICENSE", "charts", "crds", "operator
 """What operator/Dockerfile copies to build the wheel."""
 
 EXCHANGE = Path("operator", "src", "nimway", "proxy", "exchange.py")
-_HEADERS = "import sysconfig; print(sysconfig.get_path('include'))"
+HOOK = ROOT / "operator" / "build" / "hatch_build.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +54,7 @@ def build(interpreter: Interpreter, *, blind: bool = False) -> Program:
 def _compile(interpreter: Interpreter, folder: Path, *, blind: bool) -> None:
     install.install_debian(["gcc"])
     python = _environment(interpreter, BUILDING)
-    headers = Path(install.run([str(python), "-c", _HEADERS]).strip())
-    if not (headers / "Python.h").exists():
-        raise BenchError(f"{headers}/Python.h is missing (Debian: apt-get install python3-dev)")
+    install.run([str(python), str(HOOK)])  # says what is missing
     with tempfile.TemporaryDirectory(prefix="nimway-bench-") as name:
         tree = Path(name)
         for source in SOURCES:
