@@ -1,8 +1,8 @@
 """Build hook: compiles the proxy's data path to C with mypyc, for the wheel that the image holds.
 
 Off unless `HATCH_BUILD_HOOK_ENABLE_CUSTOM=true`: it needs a C compiler and Python's headers. The
-modules stay Python and are tested as such, too; compiled, a small request takes two thirds of the
-instructions. Which modules: `modules` of the hook's table in pyproject.toml.
+modules stay Python and are tested as such, too; compiled, a small request takes half of the
+instructions in user space. Which modules: `modules` of the hook's table in pyproject.toml.
 """
 
 import contextlib

@@ -115,7 +115,7 @@ class Histogram:
         self.total = 0.0
 
     def observe(self, value: float) -> None:
-        """Count `value`; compiled, the search takes a sixth of what `bisect` does."""
+        """Count `value`; compiled, this takes less than half of what it does with `bisect`."""
         bounds = self.bounds
         low, high = 0, len(bounds)
         while low < high:
