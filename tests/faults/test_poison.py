@@ -19,6 +19,10 @@ ROUNDS = 6 if FULL else 2
 CHANGES = 20 if FULL else 10
 """In each round, once beside a poisoned object that is tried again and again, once without."""
 
+ATTEMPTS = 3
+"""The machine does other things as well: noise falls upon one kind of round once, not three times
+in turn; a queue that waits for the poisoned object is slow each time."""
+
 SLOWER_MAX = 1.5
 NOISE_MS = {50: 30.0, 95: 150.0} if FULL else {50: 30.0}
 """By percentile; the slowest of few changes is one that met something else on the machine."""
@@ -46,14 +50,8 @@ async def _change(world: World, name: str, image: str) -> float:
     return 1000 * (call.at_s - began_s)
 
 
-async def test_a_poisoned_object_among_many_slows_no_other(world: World) -> None:
-    namespace = world.namespace
-    names = [f"m{number}" for number in range(MODELS)]
-    world.start()
-    await world.apply(proxy(namespace, "edge"), *(model(namespace, name) for name in names))
-    await world.apply(model(namespace, "poison"))
-    await world.routed(*names, "poison", timeout_s=120)
-    await world.settled(timeout_s=120)
+async def _compare(world: World, names: list[str], attempt: int) -> bool:
+    """Change models beside a poisoned one and without: were the former as quick?"""
 
     def poisoned(call: Call) -> bool:
         return call.is_write and call.plural == "deployments" and call.name == "poison"
@@ -63,10 +61,10 @@ async def test_a_poisoned_object_among_many_slows_no_other(world: World) -> None
     for number in range(2 * ROUNDS):
         is_poisoned = number % 2 == 0
         began_s = time.monotonic()
-        image = f"nvcr.io/nim/x:{number}"
+        image = f"nvcr.io/nim/x:{attempt}.{number}"
         if is_poisoned:
             rule = world.faults.on(poisoned, refuse(403, "Forbidden", "a policy says no"))
-            await patch(world.api, MODEL, namespace, "poison", {"spec": {"image": image}})
+            await patch(world.api, MODEL, world.namespace, "poison", {"spec": {"image": image}})
         for index in range(CHANGES):
             name = names[(number * CHANGES + index) % MODELS]
             took_ms[is_poisoned].append(await _change(world, name, image))
@@ -76,14 +74,31 @@ async def test_a_poisoned_object_among_many_slows_no_other(world: World) -> None
         world.faults.heal()
         await world.reported(MODEL, "poison", "Ready/SwitchedOff", timeout_s=40)
 
+    assert tries <= TRIES_PER_S_MAX * tried_s + ROUNDS
     quantiles = {key: statistics.quantiles(each, n=100) for key, each in took_ms.items()}
     sys.stdout.write(
         f"{MODELS} models, p50/p95: beside poison {quantiles[True][49]:.0f}/"
         f"{quantiles[True][94]:.0f} ms, without {quantiles[False][49]:.0f}/"
         f"{quantiles[False][94]:.0f} ms; {tries} tries in {tried_s:.1f} s\n"
     )
-    for rank, noise_ms in NOISE_MS.items():
-        beside, without = quantiles[True][rank - 1], quantiles[False][rank - 1]
-        assert beside <= SLOWER_MAX * without + noise_ms
-    assert tries <= TRIES_PER_S_MAX * tried_s + ROUNDS
+    return all(
+        quantiles[True][rank - 1] <= SLOWER_MAX * quantiles[False][rank - 1] + noise_ms
+        for rank, noise_ms in NOISE_MS.items()
+    )
+
+
+async def test_a_poisoned_object_among_many_slows_no_other(world: World) -> None:
+    names = [f"m{number}" for number in range(MODELS)]
+    world.start()
+    await world.apply(
+        proxy(world.namespace, "edge"), *(model(world.namespace, name) for name in names)
+    )
+    await world.apply(model(world.namespace, "poison"))
+    await world.routed(*names, "poison", timeout_s=120)
+    await world.settled(timeout_s=120)
+    for attempt in range(ATTEMPTS):
+        if await _compare(world, names, attempt):
+            break
+    else:
+        pytest.fail(f"the others were slower beside the poisoned object in {ATTEMPTS} attempts")
     assert world.exits == 0
