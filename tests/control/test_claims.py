@@ -166,6 +166,17 @@ def test_who_was_refused_stays_so_when_its_own_namespace_gets_the_name() -> None
         world.restart()
 
 
+def test_a_name_stays_in_its_namespace_when_a_crash_forgets_who_of_it_was_refused() -> None:
+    world = _World(("a", "b"))
+    world.put(_candidate("b/refused"), _candidate("a/holder", created=2))
+    assert world.decide(reports=False).holders == {NAME: "a/holder"}
+    world.namespaces = None
+    world.put(_candidate("b/new", created=1))
+    assert world.decide(reports=False).holders == {NAME: "b/new"}
+    world.restart()
+    assert world.decide(reports=False).holders[NAME].startswith("b/")
+
+
 def test_a_name_that_is_given_up_is_free_for_a_new_claim() -> None:
     world = _World()
     world.put(_candidate("a/holder", "org/own", NAME), _candidate("b/old", created=1))
@@ -232,7 +243,9 @@ class Teams(RuleBasedStateMachine):
     """Two teams' models under one proxy. Team a owns the names, team b claims them.
 
     Whatever happens, and whenever the operator dies, a name that was refused to a claim of b is not
-    given to that claim, and no claim of b gets a name within `HOLD_S` of a's having it.
+    given to that claim, and no claim of b gets a name within `HOLD_S` of a's having it. But for a
+    name that another claim of b has when the operator dies: it stays with b, and who of b was
+    refused it before is known no more if no status tells it yet.
     """
 
     def __init__(self) -> None:
@@ -292,6 +305,13 @@ class Teams(RuleBasedStateMachine):
         )
         assert again == decision, "deciding again decides the same"
         self.silent = dies and not reports
+        if self.silent:
+            models = self.world.models.values()
+            told = {(each.claim, lost.name.casefold()) for each in models for lost in each.refusals}
+            of_b = {name for name, key in decision.holders.items() if key.startswith("b/")}
+            self.refused = {
+                known for known in self.refused if known in told or known[1] not in of_b
+            }
         if dies:
             self.world.restart()
 
