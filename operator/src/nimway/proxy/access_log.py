@@ -8,24 +8,24 @@ LINE_BYTES: Final = 256
 """About so long is a line."""
 
 
-def build_head(model: str, path: str, status: int) -> str:
+def build_head(model: str, path: str, status: int) -> bytes:
     """Return how lines of requests of this kind begin."""
-    name = msgspec.json.encode(model).decode()
-    return f'{{"event":"request","model":{name},"path":"{path}","status":{status},'
+    name = msgspec.json.encode(model)
+    return b'{"event":"request","model":%b,"path":"%b","status":%d,' % (name, path.encode(), status)
 
 
 def build_line(
-    head: str,
+    head: bytes,
     *,
     ts_ms: int,
-    request_id: str,
-    method: str,
+    request_id: bytes,
+    method: bytes,
     duration_us: int,
     first_byte_us: int,
     bytes_out: int,
     input_tokens: int,
     output_tokens: int,
-) -> str:
+) -> bytes:
     """Return a line that begins with `head`; times in Unix milliseconds and in microseconds.
 
     Written out, because compiled it takes less than an encoder does. No part needs an escape:
@@ -33,7 +33,17 @@ def build_line(
     9.1), and a path is of the allow-list.
     """
     return (
-        f'{head}"ts_ms":{ts_ms},"request_id":"{request_id}","method":"{method}",'
-        f'"duration_us":{duration_us},"first_byte_us":{first_byte_us},"bytes_out":{bytes_out},'
-        f'"input_tokens":{input_tokens},"output_tokens":{output_tokens}}}\n'
+        b'%b"ts_ms":%d,"request_id":"%b","method":"%b",'
+        b'"duration_us":%d,"first_byte_us":%d,"bytes_out":%d,'
+        b'"input_tokens":%d,"output_tokens":%d}\n'
+    ) % (
+        head,
+        ts_ms,
+        request_id,
+        method,
+        duration_us,
+        first_byte_us,
+        bytes_out,
+        input_tokens,
+        output_tokens,
     )

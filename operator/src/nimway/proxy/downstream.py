@@ -11,6 +11,7 @@ from typing import Final, Protocol, cast
 
 from nimway.proxy import answers
 from nimway.proxy.answers import Answer
+from nimway.proxy.handler import Handler
 from nimway.proxy.settings import Settings
 from nimway.proxy.wire import (
     BARE_LF,
@@ -30,32 +31,12 @@ _CR: Final = 13
 _NO_TRANSPORT: Final = asyncio.Transport()
 _LINGER_NONE: Final = struct.pack("ii", 1, 0)
 
-_HEAD, _BODY, _BUSY, _DISCARD, _LINGER, _CLOSED = range(6)
-
-
-class Handler(Protocol):
-    """What serves one request; every call comes from the connection's own callbacks."""
-
-    def admit(self) -> Answer | None:
-        """Return a refusal, or None to have the body read."""
-
-    def run(self, body: bytes) -> None:
-        """Serve the request: its body is complete."""
-
-    def refuse(self, answer: Answer) -> None:
-        """Take note that the request is answered with `answer` before `run`."""
-
-    def cancel(self) -> None:
-        """Stop: the client is gone."""
-
-    def pause(self) -> None:
-        """Produce no more for now: the client does not keep up."""
-
-    def resume(self) -> None:
-        """Go on producing."""
-
-    def check(self, now: float) -> None:
-        """Look at the timeouts."""
+_HEAD: Final = 0
+_BODY: Final = 1
+_BUSY: Final = 2
+_DISCARD: Final = 3
+_LINGER: Final = 4
+_CLOSED: Final = 5
 
 
 class Host(Protocol):

@@ -14,6 +14,10 @@ from nimway.proxy.wire import RequestHead, ResponseHead, build_response
 
 ACCEPT_ENCODING: Final = re.compile(rb"(?i)accept-encoding:")
 
+_SMALL_BYTES: Final = 1024
+_SIZE_LINES: Final = [b"%x\r\n" % size for size in range(_SMALL_BYTES)]
+"""First lines of small chunks: to write one takes a twentieth of an event's instructions."""
+
 
 class Framed(Answered):
     """An answer on its way to one client."""
@@ -45,7 +49,9 @@ class Framed(Answered):
         if self._chunked:
             for piece in pieces:
                 size += len(piece)
-                parts += (b"%x\r\n" % len(piece), piece, b"\r\n")
+                length = len(piece)
+                line = _SIZE_LINES[length] if length < _SMALL_BYTES else b"%x\r\n" % length
+                parts += (line, piece, b"\r\n")
         else:
             for piece in pieces:
                 size += len(piece)

@@ -4,6 +4,8 @@ Label values come from the routing table and the allow-list alone, so that inven
 series. A request is counted when it ends; its line goes out with others, four times a second.
 """
 
+import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
@@ -63,6 +65,8 @@ _FORGET_MODELS: Final = 500
 _Key = tuple[str, str, int]
 """Model, path and status."""
 
+_NO_KEY: Final = ("", "", -1)
+
 Labels = tuple[str, ...]
 Entry = tuple[Labels, list[float]]
 """The label values of one series, and its numbers."""
@@ -96,41 +100,50 @@ class Answered:
             self.first_token_at = now()
         self.events += len(pieces)
         for piece in pieces:
-            if TOKENS_MARK in piece:
+            if piece.partition(TOKENS_MARK)[1]:  # `in` tries a number first, and fails
                 self.tail = piece
 
 
 class Histogram:
     """Counts by bucket and above all of them, and the sum of the values.
 
-    `used`: anything was counted. A scrape asks tens of thousands of them in one go.
+    `used`: anything was counted. A scrape asks tens of thousands of them in one go. Values of a
+    kind come in runs of one bucket: the bucket of the last value is at hand, with what it got since
+    it was another's turn. Compiled, a value of a run takes a twentieth of one to look up.
     """
 
-    __slots__ = ("bounds", "counts", "total", "used")
+    __slots__ = ("_above", "_at", "_bounds", "_counts", "_run", "_up_to", "total", "used")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
         self.used = False
-        self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._at = 0
+        self._run = 0
+        self._above = self._up_to = -math.inf
 
     def observe(self, value: float) -> None:
-        """Count `value`; compiled, this takes less than half of what it does with `bisect`."""
-        bounds = self.bounds
-        low, high = 0, len(bounds)
-        while low < high:
-            middle = (low + high) // 2
-            if bounds[middle] < value:
-                low = middle + 1
-            else:
-                high = middle
-        self.counts[low] += 1
+        """Count `value`."""
+        if not self._above < value <= self._up_to:
+            self._turn_to(value)
+        self._run += 1
         self.total += value
         self.used = True
 
+    def _turn_to(self, value: float) -> None:
+        self._counts[self._at] += self._run
+        self._run = 0
+        bounds = self._bounds
+        self._at = at = bisect_left(bounds, value)
+        self._above = bounds[at - 1] if at else -math.inf
+        self._up_to = bounds[at] if at < len(bounds) else math.inf
+
     def read(self) -> list[float]:
         """Return the counts, and the sum behind them."""
-        return [*self.counts, self.total]
+        self._counts[self._at] += self._run
+        self._run = 0
+        return [*self._counts, self.total]
 
 
 class _Times:
@@ -154,12 +167,13 @@ class _Tokens:
 
 
 class _Row:
-    """Requests of one model, path and status: found once, then counted in without a look-up.
+    """Requests of one model, path and status; as they come in runs, the last row is at hand.
 
     Those without a model have no times, those that failed no tokens.
     """
 
-    def __init__(self, log_head: str) -> None:
+    def __init__(self, key: _Key, log_head: bytes) -> None:
+        self.model, self.path, self.status = key
         self.count = 0
         self.log_head = log_head
         self.times: _Times | None = None
@@ -175,13 +189,14 @@ class Meters:
         self._log_skipped = 0
         self._lines_max = max(1, settings.access_log_buffer_bytes // LINE_BYTES)
         self._rows: dict[_Key, _Row] = {}
+        self._last = _Row(_NO_KEY, b"")
         self._series_of: dict[str, list[tuple[dict[Any, Any], Any]]] = {}  # each by its key
         self._histograms: dict[str, dict[Labels, Histogram]] = {}
         self._holds: dict[Labels, int] = {}
         self._ticked_at = 0.0
         self.delays = Histogram(DELAY_BUCKETS_S)
         self.overheads = Histogram(OVERHEAD_BUCKETS_S)
-        self._lines: list[str] = []
+        self._lines: list[bytes] = []
         self.on_full: Callable[[], None] = _ignore
         self.lines_dropped = 0
         self.retries = 0
@@ -194,8 +209,11 @@ class Meters:
     ) -> None:
         """Count a request that ended at `now`, and make its line."""
         status, started = finished.status, finished.started
-        key = ("" if model is None else model.name, label, status)
-        row = self._rows.get(key) or self._open(key)
+        name = "" if model is None else model.name
+        row = self._last
+        if row.status != status or row.path != label or row.model != name:
+            key = (name, label, status)
+            self._last = row = self._rows.get(key) or self._open(key)
         row.count += 1
         duration_s = now - started
         wait_s = finished.first_byte_at - started if finished.first_byte_at else 0.0
@@ -206,9 +224,9 @@ class Meters:
         taken, given = read_usage(finished.tail) if status == _OK else (0, 0)
         if (tokens := row.tokens) is not None:
             if taken:
-                tokens.taken.observe(taken)
+                tokens.taken.observe(float(taken))
             if given:
-                tokens.given.observe(given)
+                tokens.given.observe(float(given))
             if finished.events:
                 tokens.first.observe(finished.first_token_at - started)
                 if (count := given or finished.events) > 1:
@@ -218,8 +236,8 @@ class Meters:
                 build_line(
                     row.log_head,
                     ts_ms=int((self._epoch_s + now) * 1e3),
-                    request_id=head.request_id.decode(),
-                    method=head.method.decode(),
+                    request_id=head.request_id,
+                    method=head.method,
                     duration_us=int(duration_s * 1e6),
                     first_byte_us=int(wait_s * 1e6),
                     bytes_out=finished.bytes_out,
@@ -233,7 +251,7 @@ class Meters:
     def take_lines(self) -> bytes:
         """Return the lines of the access log since the last call."""
         lines, self._lines = self._lines, []
-        return "".join(lines).encode()
+        return b"".join(lines)
 
     def count_hold(self, name: str, cause: str, outcome: str, seconds: float) -> None:
         """Count a wait for a model that ended with `outcome`, or that was refused."""
@@ -250,7 +268,7 @@ class Meters:
 
     def _open(self, key: _Key) -> _Row:
         name, label, status = key
-        row = self._rows[key] = _Row(build_head(name, label, status))
+        row = self._rows[key] = _Row(key, build_head(name, label, status))
         self._series_of.setdefault(name, []).append((self._rows, key))
         if name:
             operation = _OPERATIONS.get(label) or label.rpartition("/")[2]
@@ -284,6 +302,7 @@ class Meters:
 
     def forget(self, names: frozenset[str]) -> Iterator[None]:
         """Drop the series of models that are no longer in the table, in steps of a few ms."""
+        self._last = _Row(_NO_KEY, b"")
         gone = [name for name in self._series_of if name and name not in names]
         self._holds = {key: count for key, count in self._holds.items() if key[0] in names}
         for at, name in enumerate(gone):

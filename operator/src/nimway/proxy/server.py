@@ -10,7 +10,6 @@ import os
 import random
 import socket
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from nimway.proxy.catalog import Catalog, Endpoint, Model
@@ -23,6 +22,7 @@ from nimway.proxy.retry import RetryBudget
 from nimway.proxy.room import Room
 from nimway.proxy.settings import Settings
 from nimway.proxy.upstream import Upstream
+from nimway.proxy.wire import RequestHead
 from nimway.tasks import spawn
 
 if TYPE_CHECKING:
@@ -51,7 +51,6 @@ class Server(Host):
         self.upstreams: set[Upstream] = set()
         self.bodies_bytes = 0
         self.ready = False
-        self.begin = partial(Exchange, self)
         self.connect = self._start_connecting
         self.draining = False
         self.stopping = False
@@ -129,10 +128,14 @@ class Server(Host):
 
     # What a connection and an exchange call.
 
+    def begin(self, downstream: Downstream, head: RequestHead) -> Exchange:
+        """Return the handler of a request."""
+        return Exchange(self, downstream, head)
+
     def next_request_id(self) -> bytes:
         """Return an id that no other worker gives."""
         self._id_count += 1
-        return b"%b-%x" % (self._id_prefix, self._id_count)
+        return b"%b-%d" % (self._id_prefix, self._id_count)
 
     def forget(self, downstream: Downstream) -> None:
         """Drop a connection that is closed."""

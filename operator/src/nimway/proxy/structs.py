@@ -4,11 +4,8 @@ msgspec needs annotations as Python keeps them, which a compiled module does not
 and the modules that use them can be compiled (operator/build/hatch_build.py).
 """
 
-from typing import Annotated
-
 import msgspec
 
-Count = Annotated[int, msgspec.Meta(ge=0, lt=10**9)]
 _ABSENT = msgspec.Raw()
 
 
@@ -40,18 +37,3 @@ class Message(msgspec.Struct):
     """One message of a chat."""
 
     role: str = ""
-
-
-class Usage(msgspec.Struct, gc=False):
-    """Tokens, by the two pairs of names that servers use; 0 where one is not given."""
-
-    prompt_tokens: Count = 0
-    completion_tokens: Count = 0
-    input_tokens: Count = 0
-    output_tokens: Count = 0
-
-
-class End(msgspec.Struct, gc=False):
-    """The end of an answer."""
-
-    usage: Usage | None = None

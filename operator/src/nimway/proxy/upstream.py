@@ -25,7 +25,11 @@ _POLL_EVENTS: Final = select.POLLIN | select.POLLRDHUP
 _INTERIM: Final = 200
 _SWITCHING: Final = 101
 
-_IDLE, _HEAD, _LENGTH, _CHUNKED, _CLOSE = range(5)
+_IDLE: Final = 0
+_HEAD: Final = 1
+_LENGTH: Final = 2
+_CHUNKED: Final = 3
+_CLOSE: Final = 4
 
 
 class Receiver(Protocol):

@@ -81,11 +81,11 @@ class Head:
     fields: list[bytes]
 
     def read_fields(self, lines: list[bytes], known: FieldLines) -> None:
-        """Take the field lines, then apply what concerns them together: framing, nominations."""
+        """Take the lines behind the first, then apply what concerns them together: framing."""
         fields: list[bytes] = []
         self.fields = fields
-        for line in lines:
-            rule, value, passed = known[line]
+        for at in range(1, len(lines)):
+            rule, value, passed = known[lines[at]]
             if rule is None or rule(self, value):
                 fields.append(passed)
         if not (self.whole and self.minor):
@@ -140,7 +140,7 @@ def read_request(data: bytes, fields_max: int = 100, line_bytes_max: int = 16384
     if len(lines) > fields_max + 1 or len(data) > line_bytes_max:
         _check_size(lines, fields_max, line_bytes_max)
     head = RequestHead()
-    head.method, absolute, head.path, head.query, head.minor = _request_first[lines.pop(0)]
+    head.method, absolute, head.path, head.query, head.minor = _request_first[lines[0]]
     head.read_fields(lines, _request_lines)
     if absolute:
         head.path, mark, query = _read_absolute_form(head, absolute).partition(b"?")
@@ -160,7 +160,7 @@ def read_response(data: bytes, fields_max: int = 100, line_bytes_max: int = 1638
     if len(lines) > fields_max + 1 or len(data) > line_bytes_max:
         _check_size(lines, fields_max, line_bytes_max)
     head = ResponseHead()
-    head.minor, head.status, head.line = _status_first[lines.pop(0)]
+    head.minor, head.status, head.line = _status_first[lines[0]]
     head.read_fields(lines, _answer_lines)
     if head.status in BODILESS:
         _drop_framing(head)
@@ -254,9 +254,15 @@ def _rule_host(head: RequestHead, value: bytes) -> None:
 
 def _rule_content_length(head: Head, value: bytes) -> None:
     """RFC 9112 section 6.3: one plain decimal number, once."""
-    if head.length is not None or not value.isdigit() or len(value) > LENGTH_DIGITS_MAX:
+    if head.length is not None:
         raise WireError(400, "malformed Content-Length")
-    head.length = int(value)
+    head.length = _lengths[value]
+
+
+def _read_length(value: bytes) -> int:
+    if not value.isdigit() or len(value) > LENGTH_DIGITS_MAX:
+        raise WireError(400, "malformed Content-Length")
+    return int(value)
 
 
 def _rule_transfer_encoding(head: Head, value: bytes) -> None:
@@ -359,6 +365,7 @@ RESPONSE_RULES: dict[bytes, Rule] = {
 
 _chunk_sizes: Final = FirstLines(read_chunk_size)
 _hosts: Final = FirstLines(HOST_FORM.fullmatch)
+_lengths: Final = FirstLines(_read_length)
 _request_first: Final = FirstLines(_read_request_line)
 _status_first: Final = FirstLines(_read_status_line)
 _request_lines: Final = FieldLines(httptools.HttpRequestParser, b"GET / HTTP/1.1", REQUEST_RULES)
@@ -370,29 +377,16 @@ def build_request(
 ) -> bytes:
     """Return the head for the model server; `path` is the allow-list's, without a query."""
     extra = b"" if authorization is None else b"Authorization: %b\r\n" % authorization
-    return b"".join(
-        (
-            b"%b %b%b HTTP/1.1\r\nHost: %b\r\n" % (head.method, path, head.query, authority),
-            *head.fields,
-            extra,
-            b"Content-Length: %d\r\nX-Request-Id: %b\r\n\r\n" % (length, head.request_id),
-        )
-    )
+    fields = b"".join(head.fields)
+    return (
+        b"%b %b%b HTTP/1.1\r\nHost: %b\r\n%b%bContent-Length: %d\r\nX-Request-Id: %b\r\n\r\n"
+    ) % (head.method, path, head.query, authority, fields, extra, length, head.request_id)
 
 
 def build_response(head: ResponseHead, request_id: bytes, framing: bytes) -> bytes:
     """Return the head for the client; `framing` holds whole lines: length or coding, connection."""
-    return b"".join(
-        (
-            head.line,
-            CRLF,
-            *head.fields,
-            framing,
-            b"X-Request-Id: ",
-            request_id,
-            HEAD_END,
-        )
-    )
+    fields = b"".join(head.fields)
+    return b"%b\r\n%b%bX-Request-Id: %b\r\n\r\n" % (head.line, fields, framing, request_id)
 
 
 class Dechunker:
