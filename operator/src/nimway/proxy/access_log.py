@@ -17,7 +17,7 @@ def build_head(model: str, path: str, status: int) -> bytes:
 def build_line(
     head: bytes,
     *,
-    ts_ms: int,
+    ts: bytes,
     request_id: bytes,
     method: bytes,
     duration_us: int,
@@ -26,19 +26,19 @@ def build_line(
     input_tokens: int,
     output_tokens: int,
 ) -> bytes:
-    """Return a line that begins with `head`; times in Unix milliseconds and in microseconds.
+    """Return a line that begins with `head`; `ts` are Unix milliseconds, times are in microseconds.
 
     Written out, because compiled it takes less than an encoder does. No part needs an escape:
     ids have a form of their own (`wire.REQUEST_ID_FORM`), a method is a token (RFC 9110 section
     9.1), and a path is of the allow-list.
     """
     return (
-        b'%b"ts_ms":%d,"request_id":"%b","method":"%b",'
+        b'%b"ts_ms":%b,"request_id":"%b","method":"%b",'
         b'"duration_us":%d,"first_byte_us":%d,"bytes_out":%d,'
         b'"input_tokens":%d,"output_tokens":%d}\n'
     ) % (
         head,
-        ts_ms,
+        ts,
         request_id,
         method,
         duration_us,

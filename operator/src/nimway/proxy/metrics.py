@@ -187,6 +187,8 @@ class Meters:
         self._epoch_s = epoch_s
         self._log_every = round(1 / settings.access_log_sample) if settings.access_log_sample else 0
         self._log_skipped = 0
+        self._ts_ms = 0
+        self._ts = b"0"
         self._lines_max = max(1, settings.access_log_buffer_bytes // LINE_BYTES)
         self._rows: dict[_Key, _Row] = {}
         self._last = _Row(_NO_KEY, b"")
@@ -235,7 +237,7 @@ class Meters:
             self._lines.append(
                 build_line(
                     row.log_head,
-                    ts_ms=int((self._epoch_s + now) * 1e3),
+                    ts=self._print_time(now),
                     request_id=head.request_id,
                     method=head.method,
                     duration_us=int(duration_s * 1e6),
@@ -247,6 +249,14 @@ class Meters:
             )
             if len(self._lines) >= self._lines_max:
                 self.on_full()
+
+    def _print_time(self, now: float) -> bytes:
+        """Return Unix milliseconds; requests of the same one share its digits."""
+        ts_ms = int((self._epoch_s + now) * 1e3)
+        if ts_ms != self._ts_ms:
+            self._ts_ms = ts_ms
+            self._ts = b"%d" % ts_ms
+        return self._ts
 
     def take_lines(self) -> bytes:
         """Return the lines of the access log since the last call."""

@@ -16,7 +16,11 @@ TAIL_BYTES: Final = 1024
 TOKENS_MARK: Final = b'_tokens":'
 """Stands in every event that may say how many tokens there were."""
 
-_KEY_BYTES_MAX: Final = len(b'"completion_tokens"')
+_PROMPT: Final = b'"prompt_tokens"'
+_INPUT: Final = b'"input_tokens"'
+_COMPLETION: Final = b'"completion_tokens"'
+_OUTPUT: Final = b'"output_tokens"'
+_KEY_BYTES_MAX: Final = 19  # of the longest of them
 _COLON: Final = 58
 _QUOTE: Final = 34
 _SPACE: Final = 32  # the largest of what JSON takes for white space (RFC 8259 section 2)
@@ -37,12 +41,13 @@ def read_usage(tail: bytes) -> tuple[int, int]:
         if tail[at] == _COLON and tail[at - 1] == _QUOTE:
             end = int(at)  # a slice by machine's ints is one by objects
             key = tail[end - _KEY_BYTES_MAX if end > _KEY_BYTES_MAX else 0 : end]
-            if key.endswith(b'"usage"'):
+            if key.endswith(b'_tokens"'):
+                if key.endswith(_PROMPT) or key.endswith(_INPUT):  # noqa: PIE810 # a tuple is slow
+                    taken = _read_count(tail, at + 1)
+                elif key.endswith(_COMPLETION) or key.endswith(_OUTPUT):  # noqa: PIE810 # as above
+                    given = _read_count(tail, at + 1)
+            elif key.endswith(b'"usage"'):
                 return taken, given
-            if key.endswith(b'"prompt_tokens"') or key.endswith(b'"input_tokens"'):  # noqa: PIE810 # compiled, a tuple is slow
-                taken = _read_count(tail, at + 1)
-            elif key.endswith(b'"completion_tokens"') or key.endswith(b'"output_tokens"'):  # noqa: PIE810 # as above
-                given = _read_count(tail, at + 1)
         at -= 1
     return 0, 0
 
