@@ -41,6 +41,8 @@ def _paced(found: Found) -> Iterator[Row]:
     yield _latency("create → Deployment exists", found["create"], p50=18, p99=40)
     yield _latency("spec change → Deployment changed", found["change"], p50=18, p99=40)
     yield _latency("Deployment deleted → back", found["replace"], p50=18, p99=40)
+    yield _latency("changed by a client alone, no operator: the floor", found["floor_change"])
+    yield _latency("deleted and applied by a client alone: the floor", found["floor_replace"])
     pods = found["proxy_pods"]
     yield _latency(f"create → listed by all {pods} proxy pods", found["listed"], p99=250)
     yield _latency("routing table written → listed by all", found["table_served"])

@@ -10,10 +10,11 @@ from functools import partial
 from typing import Any
 
 from nimway.tasks import spawn
+from tests.bench_control import floor
 from tests.bench_control.audit import OPERATOR, AuditLog, Request, count
 from tests.bench_control.bench import ROUTES, Bench, models_path, pause, say, summary
 from tests.bench_control.proxies import Upstream
-from tests.bench_control.watching import Manifest, Watch
+from tests.bench_control.watching import Manifest, Watch, is_named, is_successor, spec_holds
 from tests.support.installed import NAMESPACE
 
 _WAIT_S = 20.0
@@ -30,17 +31,20 @@ async def measure(bench: Bench) -> None:
         bench.audit.mark()
         await step(bench, namespace, deployments, names)
     deployments.stop()
+    template = await floor.Template.read(bench, namespace)
     say(f"routes: {count} times")
     await _list_and_delete(bench, namespace, count)
     say(f"first request: {count} times")
     await _first_request(bench, namespace, count)
     await bench.delete_models(namespace)
+    say(f"change and replace without an operator: {count} times")
+    await floor.measure_paced(bench, count, template)
 
 
 async def _create(bench: Bench, namespace: str, watch: Watch, names: list[str]) -> None:
     times = []
     for name in names:
-        arrived = watch.expect(partial(_is_named, name))
+        arrived = watch.expect(partial(is_named, name))
         began_s = time.perf_counter()
         await bench.create_model(namespace, name)
         times.append(1000 * ((await asyncio.wait_for(arrived, _WAIT_S))[0] - began_s))
@@ -53,7 +57,7 @@ async def _change(bench: Bench, namespace: str, watch: Watch, names: list[str]) 
     times = []
     for name in names:
         wanted = f"changed-{name}"
-        arrived = watch.expect(partial(_spec_holds, wanted))
+        arrived = watch.expect(partial(spec_holds, wanted))
         began_s = time.perf_counter()
         await bench.client.patch(
             models_path(namespace, name),
@@ -69,7 +73,7 @@ async def _replace(bench: Bench, namespace: str, watch: Watch, names: list[str])
     times = []
     for name in names:
         uid = watch.objects[namespace, name]["metadata"]["uid"]
-        arrived = watch.expect(partial(_is_successor, name, uid))
+        arrived = watch.expect(partial(is_successor, name, uid))
         began_s = time.perf_counter()
         await bench.client.delete(
             f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}",
@@ -200,18 +204,6 @@ async def _last(cause: Awaitable[object], effects: Iterable[Awaitable[float]]) -
     together = asyncio.gather(*effects)
     await cause
     return max(await together)
-
-
-def _is_named(name: str, _: str, item: Manifest) -> bool:
-    return bool(item["metadata"]["name"] == name)
-
-
-def _is_successor(name: str, uid: str, _: str, item: Manifest) -> bool:
-    return _is_named(name, "", item) and item["metadata"]["uid"] != uid
-
-
-def _spec_holds(text: str, _: str, item: Manifest) -> bool:
-    return text in str(item["spec"])
 
 
 def _table_holds(text: str, _: str, item: Manifest) -> bool:

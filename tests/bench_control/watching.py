@@ -81,3 +81,15 @@ async def until(test: Callable[[], bool], timeout_s: float, what: str) -> float:
 
 def _key(item: Manifest) -> tuple[str, str]:
     return item["metadata"].get("namespace", ""), item["metadata"]["name"]
+
+
+def is_named(name: str, _: str, item: Manifest) -> bool:
+    return bool(item["metadata"]["name"] == name)
+
+
+def is_successor(name: str, uid: str, _: str, item: Manifest) -> bool:
+    return is_named(name, "", item) and item["metadata"]["uid"] != uid
+
+
+def spec_holds(text: str, _: str, item: Manifest) -> bool:
+    return text in str(item["spec"])
