@@ -18,7 +18,7 @@ from nimway.proxy.messages import ServiceEndpoints
 from nimway.routes import Route
 from nimway.tasks import spawn
 
-PERIOD_MIN_S = 0.01
+PERIOD_MIN_S = 0.005
 PERIOD_MAX_S = 0.25
 PERIOD_SHARE = 0.02
 """A pod is asked again after this part of the time it took so far: a wait grows by 2 % at most."""
