@@ -6,7 +6,7 @@ What `--price` and `--pairs` compare the proxy with: the product has no switch f
 import ast
 from typing import Any
 
-OBSERVING = frozenset(("account", "watch", "tail", "first_byte_at", "bytes_out", "meters", "picks"))
+OBSERVING = frozenset(("account", "watch", "first_byte_at", "bytes_out", "meters", "picks"))
 """Attributes that only observing reads or writes; each must stand in `exchange.py`."""
 
 

@@ -17,6 +17,7 @@ from nimway.proxy.logs import LineWriter
 from nimway.proxy.messages import Counters, RouteEntry
 from nimway.proxy.metrics import (
     DURATION_BUCKETS_S,
+    FORGET_MODELS,
     Answered,
     Entry,
     Histogram,
@@ -82,6 +83,8 @@ def totals(meters: Meters) -> dict[str, dict[tuple[str, ...], float]]:
         (b'{"usage":{"prompt_tokens":-3,"completion_tokens":null}}', (0, 0)),
         (b'{"usage":{"prompt_tokens":\t', (0, 0)),
         (b'{"usage":{"prompt_tokens":31', (31, 0)),
+        (b'{"usage":{"input_tokens":0,"output_tokens":0,' + USAGE[9:] + b"}", (31, 64)),
+        (b"{" + USAGE[:-1] + b',"input_tokens":0,"output_tokens":0}}', (31, 64)),
         (b'{"response":{"usage":{"input_tokens":4,"output_tokens":2}}}', (4, 2)),
         (b'{"usage":{"prompt_tokens":1}},{"usage":{"prompt_tokens":2}}', (2, 0)),
         (b"{" + USAGE + b',"x":"' + b"x" * TAIL_BYTES + b'"}', (0, 0)),
@@ -106,6 +109,32 @@ def test_tokens_of_a_whole_answer_are_counted_wherever_it_was_cut(model: Model) 
             ("org/m", "chat", "input"): 31,
             ("org/m", "chat", "output"): 64,
         }
+
+
+def test_tokens_are_counted_where_a_read_brings_several_chunks(model: Model) -> None:
+    body = b'{"choices":[],' + USAGE + b"}"
+    for size in (1, 7, 30):
+        chunks = [body[at : at + size] for at in range(0, len(body), size)]
+        for first in range(len(chunks)):
+            watched = answer(*[b"".join(chunks[:first])][: bool(first)])
+            watched.watch(chunks[first:], float, stream=False)
+            meters = make()
+            meters.account(watched, model, CHAT, HEAD, 3.0)
+            assert totals(meters)["tokens"]["org/m", "chat", "input"] == 31
+            assert totals(meters)["tokens"]["org/m", "chat", "output"] == 64
+
+
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\r"])
+def test_an_event_that_comes_in_two_reads_is_one(model: Model, end: bytes) -> None:
+    text = b"x" * 3 * TAIL_BYTES
+    event = b'data: {"response":{"output":"' + text + b'",' + USAGE + b"}}" + end
+    for at in range(1, len(event) - len(end) + 1):
+        watched = answer(b"data: {}" + end, event[:at], event[at:], b"data: {}" + end, stream=True)
+        assert watched.events == 3
+        meters = make()
+        meters.account(watched, model, CHAT, HEAD, 4.0)
+        assert totals(meters)["tokens"]["org/m", "chat", "input"] == 31
+        assert totals(meters)["tokens"]["org/m", "chat", "output"] == 64
 
 
 def test_a_stream_s_first_token_and_pace_are_measured(model: Model) -> None:
@@ -206,6 +235,20 @@ def test_a_model_that_left_takes_its_series_with_it(model: Model) -> None:
     assert not any(
         labels and labels[0] == "org/m" for _, series in meters.read() for labels, _ in series
     )
+
+
+def test_a_model_that_is_counted_while_series_are_dropped_is_counted_on(model: Model) -> None:
+    meters = make()
+    for name in [f"org/{number}" for number in range(2 * FORGET_MODELS)]:
+        model.name = name
+        meters.account(answer(b"{}"), model, CHAT, HEAD, 4.0)
+    dropping = meters.forget(frozenset())
+    next(dropping)
+    for _ in range(3):
+        meters.account(answer(b"{}"), model, CHAT, HEAD, 4.0)  # the last that ends
+    list(dropping)
+    meters.account(answer(b"{}"), model, CHAT, HEAD, 4.0)
+    assert totals(meters)["requests"][model.name, CHAT, "200"] == 1
 
 
 def test_requests_that_end_one_by_one_are_in_the_next_log_and_in_the_next_scrape(

@@ -267,6 +267,10 @@ BY_SOURCE = {
             b"Content-Length: 3\r\nContent-Length: 4", version=b"1.0"
         ),
     },
+    "RFC 9110 7.6.1: Connection": {
+        "33 options": head(b"Connection: " + b",".join(b"x%d" % at for at in range(33))),
+        "33 options in two lines": head(b"Connection: " + b"a," * 32 + b"\r\nConnection: a"),
+    },
     "RFC 9112 6.1: Transfer-Encoding": {
         **_CODINGS,
         "Transfer-Encoding in HTTP/1.0": head(b"Transfer-Encoding: chunked", version=b"1.0"),

@@ -323,10 +323,8 @@ class Exchange(Framed):
             if self._downstream.paused:
                 self.pause()
             return
-        if head.event_stream and pieces:
-            self.watch(pieces, self._host.now, stream=True)
-        elif pieces:
-            self.tail = pieces[-1]
+        if pieces:
+            self.watch(pieces, self._host.now, stream=head.event_stream)
         framing = self._plan_framing(head, done=done)
         parts = [build_response(head, self._head.request_id, framing)]
         size = self._frame(pieces, parts)

@@ -48,6 +48,7 @@ OVERHEAD_BUCKETS_S = (
 )
 DELAY_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
 
+_CARRIAGE_RETURN: Final = 13  # above line feed, below whatever else an event may end with
 _OK: Final = 200
 _ERROR: Final = 400
 
@@ -60,7 +61,8 @@ _OPERATIONS: Final = {
 }
 """Values that OpenTelemetry gives `gen_ai.operation.name`; other paths name themselves."""
 
-_FORGET_MODELS: Final = 500
+FORGET_MODELS: Final = 500
+"""So many lose their series in one step, which takes a few milliseconds."""
 
 _Key = tuple[str, str, int]
 """Model, path and status."""
@@ -76,7 +78,7 @@ class Answered:
     """What is counted of an exchange; times are the loop's, 0 for what did not happen.
 
     `tail` is the end of an answer, or of a stream the last event that counts tokens; `events` are
-    the pieces of a stream so far.
+    those of a stream so far, as its server wrote them, and `cut` is one that has not ended.
     """
 
     # Defaults stand at the class: an assignment each costs.
@@ -87,21 +89,29 @@ class Answered:
     bytes_out = 0
     events = 0
     tail = b""
+    cut = b""
 
     def watch(self, pieces: list[bytes], now: Callable[[], float], *, stream: bool) -> None:
         """Take note of what passes: the end of an answer; of a stream, when and who counts."""
         if not stream:
             tail = pieces[-1]
-            if self.tail and len(tail) < TAIL_BYTES:
-                tail = self.tail[-TAIL_BYTES:] + tail
+            if len(tail) < TAIL_BYTES and (self.tail or len(pieces) > 1):
+                tail = _join_end([self.tail, *pieces])
             self.tail = tail
             return
         if not self.events:
             self.first_token_at = now()
-        self.events += len(pieces)
         for piece in pieces:
-            if piece.partition(TOKENS_MARK)[1]:  # `in` tries a number first, and fails
-                self.tail = piece
+            event = piece
+            if self.cut:
+                event = self.cut + piece
+                self.cut = b""
+            else:
+                self.events += 1
+            if piece[-1] > _CARRIAGE_RETURN:  # what ends with a line has ended
+                self.cut = event[-TAIL_BYTES:]
+            if event.partition(TOKENS_MARK)[1]:  # `in` tries a number first, and fails
+                self.tail = event
 
 
 class Histogram:
@@ -311,14 +321,15 @@ class Meters:
         return True
 
     def forget(self, names: frozenset[str]) -> Iterator[None]:
-        """Drop the series of models that are no longer in the table, in steps of a few ms."""
-        self._last = _Row(_NO_KEY, b"")
+        """Drop the series of models that are no longer in the table, in steps."""
         gone = [name for name in self._series_of if name and name not in names]
         self._holds = {key: count for key, count in self._holds.items() if key[0] in names}
         for at, name in enumerate(gone):
+            if self._last.model == name:
+                self._last = _Row(_NO_KEY, b"")
             for series, key in self._series_of.pop(name):
                 del series[key]
-            if at % _FORGET_MODELS == _FORGET_MODELS - 1:
+            if at % FORGET_MODELS == FORGET_MODELS - 1:
                 yield
 
     def read(self) -> Iterator[tuple[str, Iterable[Entry]]]:
@@ -335,6 +346,16 @@ class Meters:
     def _read_requests(self) -> Iterator[Entry]:
         for (name, path, status), row in list(self._rows.items()):
             yield (name, path, str(status)), [row.count]
+
+
+def _join_end(pieces: list[bytes]) -> bytes:
+    """Return at least the last `TAIL_BYTES` of what the pieces make."""
+    end = pieces[-1]
+    at = len(pieces) - 1
+    while at > 0 and len(end) < TAIL_BYTES:
+        at -= 1
+        end = pieces[at][-TAIL_BYTES:] + end
+    return end
 
 
 def _read_used(found: dict[Labels, Histogram]) -> Iterator[Entry]:

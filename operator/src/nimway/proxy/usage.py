@@ -32,7 +32,8 @@ _COUNT_MAX: Final = 10**9
 def read_usage(tail: bytes) -> tuple[int, int]:
     """Return the input and the output tokens of an answer with this end; 0 where it does not say.
 
-    Their names are those of completions or those of `/v1/responses` and `/v1/messages`.
+    Their names are those of completions or those of `/v1/responses` and `/v1/messages`; where a
+    server gives both, a 0 says nothing.
     """
     taken = given = 0
     at: i64 = len(tail) - 1
@@ -43,9 +44,9 @@ def read_usage(tail: bytes) -> tuple[int, int]:
             key = tail[end - _KEY_BYTES_MAX if end > _KEY_BYTES_MAX else 0 : end]
             if key.endswith(b'_tokens"'):
                 if key.endswith(_PROMPT) or key.endswith(_INPUT):  # noqa: PIE810 # a tuple is slow
-                    taken = _read_count(tail, at + 1)
+                    taken = _read_count(tail, at + 1) or taken
                 elif key.endswith(_COMPLETION) or key.endswith(_OUTPUT):  # noqa: PIE810 # as above
-                    given = _read_count(tail, at + 1)
+                    given = _read_count(tail, at + 1) or given
             elif key.endswith(b'"usage"'):
                 return taken, given
         at -= 1

@@ -37,6 +37,7 @@ CHUNK_LINE_BYTES_MAX: Final = 256
 SMALL_BYTES: Final = 4096
 TRAILER_BYTES_MAX: Final = 8 * 1024
 LENGTH_DIGITS_MAX: Final = 18
+NOMINATED_MAX: Final = 32
 HEARTBEAT_S_MAX: Final = 60
 
 ABSOLUTE_FORM = re.compile(rb"(?i:https?)://([^/?]*)(.*)")
@@ -283,6 +284,8 @@ def _rule_connection(head: Head, value: bytes) -> None:
         elif token == b"keep-alive":
             head.keep = True
         elif token and token not in _NEVER_NOMINATED:
+            if len(head.nominated) == NOMINATED_MAX:
+                raise WireError(400, "too many connection options")
             head.nominated += (token,)
 
 
