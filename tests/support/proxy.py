@@ -23,6 +23,8 @@ from nimway.routes import Policy
 Address = tuple[str, int]
 NAMESPACE = "models"
 TEST_SETTINGS = Settings(allow_loopback=True, sweep_period_s=0.02)
+IDLE_S = 3.0
+"""So long what a client left behind may take to end by itself."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,19 @@ class ProxyHarness:
             "in_flight": sum(model.in_flight for model in models),
             "queued": sum(model.queued + len(model.room or ()) for model in models),
             "outstanding": sum(endpoint.outstanding for endpoint in endpoints),
+            "connecting": sum(task.get_name() == "connect" for task in asyncio.all_tasks()),
         }
+
+    async def become_idle(self) -> None:
+        """Wait until nothing is left of what went through, before `stop` would end it.
+
+        Raises:
+            AssertionError: something is left after `IDLE_S`.
+        """
+        deadline_s = time.monotonic() + IDLE_S
+        while any((left := self.live_objects()).values()):
+            assert time.monotonic() < deadline_s, f"goes on without its client: {left}"
+            await asyncio.sleep(0.01)
 
 
 def listen() -> socket.socket:
@@ -118,6 +132,7 @@ async def run_proxy(
     await server.start(sock)
     try:
         yield harness
+        await harness.become_idle()
     finally:
         await server.stop()
         left = harness.live_objects()
