@@ -2,8 +2,6 @@
 
 import json
 import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -30,6 +28,7 @@ from nimway.proxy.usage import TAIL_BYTES, read_usage
 from nimway.proxy.wire import RequestHead, read_request
 from nimway.routes import DEFAULT_POLICY
 from tests.proxy.test_conversations import BODY, MODEL
+from tests.support.promtool import check_metrics
 from tests.support.proxy import Served, run_proxy
 from tests.support.proxy_wire import connect, post, run_model_server
 
@@ -339,18 +338,11 @@ def test_a_full_pipe_drops_whole_lines_and_counts_them(pipe: tuple[int, int]) ->
 
 
 def test_promtool_has_nothing_to_say(model: Model) -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is not installed (Debian: apt-get install prometheus)")
     meters = make()
     meters.account(answer(b"{" + USAGE + b"}", stream=True), model, CHAT, HEAD, 4.0)
     values = {metric.source: series_of(metric) for metric in exposition.METRICS}
     values |= exposition.add_up([Counters(1, {name: list(found) for name, found in meters.read()})])
-    text = exposition.encode_text(values)
-    done = subprocess.run(
-        [promtool, "check", "metrics"], input=text, capture_output=True, check=False
-    )
-    assert (done.returncode, done.stdout + done.stderr) == (0, b"")
+    assert check_metrics(exposition.encode_text(values)) == (0, b"")
 
 
 def series_of(metric: exposition.Metric) -> exposition.Series:
