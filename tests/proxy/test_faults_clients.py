@@ -256,6 +256,22 @@ async def test_an_abort_while_queued_frees_the_place_at_once() -> None:
             assert len(model.calls) == 1
 
 
+async def test_an_abort_while_held_frees_the_place_at_once() -> None:
+    """PX-8: of a model without a pod, each in the one place that the one before had."""
+    served = Served(MODEL, policy=Policy(queue_requests_max=1))
+    async with run_proxy(served, settings=TEST_SETTINGS) as proxy:
+
+        async def measure(_: int) -> float:
+            async with connect(proxy.port) as client:
+                await client.send(post(BODY))
+                await until(lambda: proxy.live_objects()["queued"] > 0)
+                return await _time_release(proxy, client)
+
+        assert await best_p99(measure, 100, "held") < 0.05
+        assert not any(proxy.live_objects().values())
+        assert proxy.server.meters.cancels == proxy.server.catalog.names[MODEL].demand_total
+
+
 async def _time_release(proxy: ProxyHarness, client: Client, *, left: int = 0) -> float:
     """Seconds from a client's abort until only `left` exchanges, and nothing queued, are left."""
     start = time.perf_counter()

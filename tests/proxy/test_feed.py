@@ -1,4 +1,4 @@
-"""What the feed makes of the events of a table in shards: one table at a time, none in part."""
+"""What the feed makes of events and of errors: one table at a time, none in part, none missed."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from unittest import mock
 
 import msgspec
+import pytest
 
 from nimway import routes
 from nimway.proxy.assembly import ConfigMap
+from nimway.proxy.endpoints import EndpointSlice
 from nimway.proxy.feed import Feed
 from nimway.proxy.messages import ServiceEndpoints
 from nimway.routes import RoutingTable
@@ -20,24 +22,42 @@ from tests.test_shards import SMALL, build_route
 
 
 @dataclass
+class Bug:
+    """An error that nobody thought of: raised where it is met first, and not again."""
+
+    place: str = ""
+    met: int = 0
+
+    def meet(self, place: str) -> None:
+        if place == self.place:
+            self.met += 1
+            if self.met == 1:
+                raise LookupError("injected")
+
+
+@dataclass
 class Server:
-    """The ConfigMaps there are, events to come, and what was asked for."""
+    """The ConfigMaps and slices there are, events to come, and what was asked for."""
 
     items: list[ConfigMap] = field(default_factory=list)
+    slices: list[EndpointSlice] = field(default_factory=list)
+    bug: Bug = field(default_factory=Bug)
     events: "asyncio.Queue[bytes]" = field(default_factory=asyncio.Queue)
     queries: list[dict[str, str]] = field(default_factory=list)
 
     async def list(self, path: str, query: dict[str, str], *, timeout_s: float) -> bytes:
         del timeout_s
-        if not path.endswith("configmaps"):
-            return b'{"metadata":{"resourceVersion":"1"},"items":[]}'
-        self.queries.append(query)
-        return msgspec.json.encode({"metadata": {"resourceVersion": "1"}, "items": self.items})
+        self.bug.meet(f"list of {path.rpartition('/')[2]}")
+        if path.endswith("configmaps"):
+            self.queries.append(query)
+        items = self.items if path.endswith("configmaps") else self.slices
+        return msgspec.json.encode({"metadata": {"resourceVersion": "1"}, "items": items})
 
     async def watch(
         self, path: str, query: dict[str, str], *, timeout_s: float
     ) -> AsyncIterator[bytes]:
         del query, timeout_s
+        self.bug.meet(f"watch of {path.rpartition('/')[2]}")
         while path.endswith("configmaps"):
             yield await self.events.get()
         await asyncio.Event().wait()
@@ -50,11 +70,15 @@ class Server:
 class Told:
     """The feed's sink."""
 
+    bug: Bug = field(default_factory=Bug)
     tables: list[RoutingTable] = field(default_factory=list)
+    endpoints: dict[str, ServiceEndpoints] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
     confirmed: int = 0
     refused: int = 0
 
     def replace_table(self, table: RoutingTable) -> None:
+        self.bug.meet("new table")
         self.tables.append(table)
 
     def confirm_table(self) -> None:
@@ -63,21 +87,37 @@ class Told:
     def count_table_error(self) -> None:
         self.refused += 1
 
-    def replace_endpoints(self, services: list[ServiceEndpoints]) -> None: ...
-    def count_watch_error(self, resource: str) -> None: ...
+    def replace_endpoints(self, services: list[ServiceEndpoints]) -> None:
+        self.bug.meet("new endpoints")
+        self.endpoints |= {each.service: each for each in services}
+
+    def count_watch_error(self, resource: str) -> None:
+        self.errors.append(resource)
+
     def count_proxies(self, pods: int) -> None: ...
     def set_complete(self, *, complete: bool) -> None: ...
 
 
 @asynccontextmanager
 async def feeding(server: Server) -> AsyncIterator[Told]:
-    told = Told()
+    told = Told(server.bug)
     task = spawn(Feed(server, told, "system", HEAD).run(), name="feed")
     try:
         yield told
     finally:
         task.cancel()
         await asyncio.wait([task])
+
+
+def build_slice(name: str, service: str, *addresses: str) -> EndpointSlice:
+    return msgspec.convert(
+        {
+            "metadata": {"name": name, "labels": {routes.SERVICE_LABEL: service}},
+            "endpoints": [{"addresses": [address]} for address in addresses],
+            "ports": [{"name": routes.HTTP_PORT_NAME, "port": 8000}],
+        },
+        EndpointSlice,
+    )
 
 
 def tables() -> tuple[RoutingTable, RoutingTable]:
@@ -147,3 +187,28 @@ async def test_before_the_first_table_shards_are_waited_for_without_a_word() -> 
             assert told.refused == 0
             server.send("MODIFIED", build_config_map(HEAD, 2, data={}))
             await until(lambda: told.refused == 1)
+
+
+@pytest.mark.parametrize(
+    ("place", "resource"),
+    [
+        ("list of configmaps", "configmaps"),
+        ("watch of configmaps", "configmaps"),
+        ("new table", "configmaps"),
+        ("list of endpointslices", "endpointslices"),
+        ("watch of endpointslices", "endpointslices"),
+        ("new endpoints", "endpointslices"),
+    ],
+)
+async def test_an_error_that_nobody_thought_of_is_counted_and_told_and_ends_no_watch(
+    place: str, resource: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = routes.build_table([build_route(1)])
+    server = Server(config_maps(table), [build_slice("a-1", "service", "192.0.2.1")], Bug(place))
+    async with feeding(server) as told:
+        await until(lambda: server.bug.met == 2 and bool(told.endpoints))
+        assert told.tables == [table]
+        assert told.endpoints["service"].ready == [("192.0.2.1", 8000)]
+        assert told.errors == [resource]
+    [told_of] = [record for record in caplog.records if record.exc_info]
+    assert (told_of.levelname, told_of.exc_info and told_of.exc_info[0]) == ("ERROR", LookupError)

@@ -298,7 +298,7 @@ async def test_sleeping_models_together_leave_room_for_the_bodies_of_others() ->
         assert (await third.ask(post(body("c" * 400)))).status == 200
 
 
-async def test_a_client_that_leaves_frees_its_place_at_once() -> None:
+async def test_a_client_that_leaves_frees_its_place_for_another_one() -> None:
     async with (
         run_model_server() as model,
         sleeping(Policy(queue_requests_max=2)) as proxy,

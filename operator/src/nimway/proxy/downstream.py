@@ -5,6 +5,7 @@ a request means and who answers it is its handler's business (`exchange.py`, `ad
 """
 
 import asyncio
+import re
 import socket
 import struct
 from typing import Final, Protocol, cast
@@ -30,6 +31,8 @@ _JOIN_BYTES_MIN: Final = 4 * 1024
 _CR: Final = 13
 _NO_TRANSPORT: Final = asyncio.Transport()
 _LINGER_NONE: Final = struct.pack("ii", 1, 0)
+_METHOD_START: Final = re.compile(rb"([A-Z-]{1,16}) ")
+"""A method that a line of the access log may hold as it is, whatever comes behind it."""
 
 _HEAD: Final = 0
 _BODY: Final = 1
@@ -52,7 +55,7 @@ class Host(Protocol):
         """Return the loop's clock."""
 
     def begin(self, downstream: "Downstream", head: RequestHead) -> Handler:
-        """Return the handler of a request."""
+        """Return the handler of a request; a head that was not read has no path."""
 
     def next_request_id(self) -> bytes:
         """Return an id for a request that brought none."""
@@ -426,16 +429,27 @@ class Downstream(asyncio.Protocol):
     # Ending.
 
     def _refuse(self, answer: Answer) -> None:
-        """Answer a message that cannot be trusted or waited for, and close safely."""
-        if self._handler is not None:
-            self._handler.refuse(answer)
-            self._handler = None
+        """Answer a message that cannot be trusted or waited for, and close safely.
+
+        Its handler counts and logs it: a message whose head was not read gets one for that.
+        """
+        handler, self._handler = self._handler, None
         head, self._head = self._head, None
-        request_id = head.request_id if head is not None else b""
-        request_id = request_id or self._host.next_request_id()
-        parts = [answers.build_head(answer, request_id, b"Connection: close\r\n"), answer.body]
+        if handler is None or head is None:
+            head = self._build_unread()
+            handler = self._host.begin(self, head)
+        handler.refuse(answer)
+        parts = [answers.build_head(answer, head.request_id, b"Connection: close\r\n"), answer.body]
         self.write(parts, len(answer.body))
         self._linger()
+
+    def _build_unread(self) -> RequestHead:
+        """Return what a head is that was not read: a new id, and the method if that is plain."""
+        head = RequestHead()
+        head.request_id = self._host.next_request_id()
+        if match := _METHOD_START.match(self._buffer):
+            head.method = match[1]
+        return head
 
     def _linger(self) -> None:
         """Close in two steps: a reset for unread bytes would take the answer with it."""

@@ -71,6 +71,7 @@ class Exchange(Framed):
     def refuse(self, answer: Answer) -> None:
         """Take note of an answer that the connection gives before `run`."""
         self.status = answer.status
+        self.bytes_out = len(answer.body)
         self._finish()
 
     def run(self, body: bytes) -> None:

@@ -107,7 +107,8 @@ async def follow(
     """List and watch `path` for ever.
 
     `take_list` returns the resourceVersion to watch from; both raise `KubeError` for what they
-    cannot read, which starts again with a list.
+    cannot read, which starts again with a list. So does what nobody thought of: a watch that ended
+    by it would leave a pod that is ready and serves an old table.
     """
     backoff_s = BACKOFF_MIN_S
     while True:
@@ -119,10 +120,14 @@ async def follow(
             async for line in watch:
                 if line:
                     take_event(line)
+            continue
         except KubeError as error:
             on_error(error)
-            await asyncio.sleep(backoff_s * random.uniform(0.75, 1.25))
-            backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+        except Exception as error:  # noqa: BLE001 # logged whole, counted, and tried again
+            _log.exception("watching again after an unexpected error", extra=_fields(path=path))
+            on_error(KubeError(0, repr(error)))
+        await asyncio.sleep(backoff_s * random.uniform(0.75, 1.25))
+        backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
 
 
 class Feed:
@@ -194,14 +199,16 @@ class Feed:
             self._refuse(str(error))
             return
         self._refused = False
+        if table.revision != self._revision:
+            self._serve(table)
+            self._revision = table.revision  # only now: what fails before is tried again
         self._sink.confirm_table()
-        if table.revision == self._revision:
-            return
+
+    def _serve(self, table: routes.RoutingTable) -> None:
         _log.info(
             "serving a new routing table",
             extra=_fields(revision=table.revision, models=len(table.routes)),
         )
-        self._revision = table.revision
         self._sink.replace_table(table)
         self._follow_namespaces(table.namespaces)
         policies = {route.policy for route in table.routes}
@@ -266,6 +273,7 @@ class _Namespace:
         self._on_changed = publish
         self._on_settled = on_settled
         self._endpoints = NamespaceEndpoints(name)
+        self._unpublished: dict[str, ServiceEndpoints] = {}
         self._refused_since: float | None = None
         self._task: asyncio.Task[None] | None = None
         self.settled = False
@@ -313,8 +321,11 @@ class _Namespace:
             self._publish(self._endpoints.update(event.object, deleted=deleted))
 
     def _publish(self, changed: list[ServiceEndpoints]) -> None:
-        if changed:
-            self._on_changed(changed)
+        """Publish what changed, and what could not be published before."""
+        self._unpublished |= {each.service: each for each in changed}
+        if self._unpublished:
+            self._on_changed(list(self._unpublished.values()))
+            self._unpublished.clear()
 
     def _on_error(self, error: KubeError) -> None:
         """Try again soon; a namespace that is refused for long does not hold up the pod."""

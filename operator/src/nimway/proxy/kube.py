@@ -12,6 +12,9 @@ import aiohttp
 from kubernetes.aio import client, config
 
 LINE_BYTES_MAX = 16 * 1024 * 1024
+WATCH_GRACE_S = 2.0
+"""How long a server that was told to end a watch may take; then the watch ends without it."""
+
 _OK = 200
 
 
@@ -67,7 +70,7 @@ class KubeReader:
         """Return the body of a GET.
 
         Raises:
-            KubeError: any answer but 200, or none in time.
+            KubeError: any answer but 200, or none in time, or no credentials to ask with.
         """
         try:
             response = await self._get(path, query, timeout_s)
@@ -85,11 +88,11 @@ class KubeReader:
         """Yield each line of a watch until the server ends it or `timeout_s` are over.
 
         Raises:
-            KubeError: any answer but 200, a line too long, or a broken connection.
+            KubeError: any answer but 200, a line too long, a broken connection, or no credentials.
         """
         query = {**query, "watch": "true", "timeoutSeconds": str(max(1, int(timeout_s)))}
         try:
-            response = await self._get(path, query, timeout_s + 2)
+            response = await self._get(path, query, timeout_s + WATCH_GRACE_S)
             async with response:
                 if response.status != _OK:
                     body = await response.read()
@@ -109,13 +112,16 @@ class KubeReader:
     async def _get(
         self, path: str, query: dict[str, str], timeout_s: float
     ) -> aiohttp.ClientResponse:
-        method, url, headers, *_ = await self._api.param_serialize(
-            "GET",
-            path,
-            query_params=list(query.items()),
-            header_params={"Accept": "application/json"},
-            auth_settings=["BearerToken"],
-        )
+        try:
+            method, url, headers, *_ = await self._api.param_serialize(
+                "GET",
+                path,
+                query_params=list(query.items()),
+                header_params={"Accept": "application/json"},
+                auth_settings=["BearerToken"],
+            )
+        except config.ConfigException as error:  # the token is read anew each minute
+            raise KubeError(0, f"no credentials: {error}") from error
         timeout: Any = aiohttp.ClientTimeout(total=timeout_s, connect=5)
         answer = await self._api.call_api(method, url, headers, _request_timeout=timeout)
         response: aiohttp.ClientResponse = answer.response
