@@ -10,6 +10,7 @@ from nimway.api.nimproxy import ProxyLimits, ProxyTimeouts
 from nimway.control.desired import names
 from nimway.control.desired.model import (
     TEMPLATE_ANNOTATION,
+    build_claim,
     build_deployment,
     build_model,
     build_model_monitor,
@@ -101,6 +102,27 @@ def test_a_proxys_children_are_the_golden_ones(
     if monitor := build_proxy_monitor(proxy):
         children.append(("ServiceMonitor", monitor))
     golden(f"control/proxy-{case}.yaml", _yaml(children))
+
+
+@pytest.mark.parametrize(("reclaim", "is_owned"), [("Retain", False), ("Delete", True)])
+def test_an_argo_cd_application_named_like_the_model_leaves_a_kept_claim(
+    reclaim: str, *, is_owned: bool
+) -> None:
+    """It tracks by the label `app.kubernetes.io/instance` until 3.0, and prunes what Git has not.
+
+    What has an owner reference is not its to prune; a kept claim has none and holds the weights.
+    """
+    model = samples.resolved(storage={"pvc": {"size": "1Gi", "reclaim": reclaim}})
+    claim = build_claim(model)
+    assert claim is not None
+    metadata = claim["metadata"]
+    assert metadata["labels"]["app.kubernetes.io/instance"] == model.owner.name
+    assert ("ownerReferences" in metadata) is is_owned
+    if not is_owned:
+        assert metadata["annotations"] == {
+            "argocd.argoproj.io/sync-options": "Prune=false,Delete=false",
+            "argocd.argoproj.io/compare-options": "IgnoreExtraneous",
+        }
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 import asyncio
+import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -73,46 +74,57 @@ async def test_another_proxys_pods_are_left_alone() -> None:
         await closed.wait()
 
 
-@pytest.mark.parametrize("prefix", ["", "vllm:"])
-async def test_the_drain_waits_for_the_models_requests(prefix: str) -> None:
-    busy = [2, 1, 0, 0, 0]
-    asked = 0
+def _telling(texts: Sequence[str], asked: list[str]) -> Serve:
+    """Answer each question for metrics with the next of `texts`, and then with the last one."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal asked
         await reader.readuntil(b"\r\n\r\n")
-        running = busy[min(asked, len(busy) - 1)]
-        asked += 1
-        text = (
-            f"# TYPE {prefix}num_requests_running gauge\n"
-            f'{prefix}num_requests_running{{model_name="a}}b"}} {running}.0\n'
-            f"{prefix}num_requests_waiting 0\n"
-        )
+        text = texts[min(len(asked), len(texts) - 1)]
+        asked.append(text)
         writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode())
         await writer.drain()
         writer.close()
 
-    async with _server(handle) as port:
-        url = f"http://127.0.0.1:{port}/v1/metrics"
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", PROGRAM, url, "30", "0"
-        )
-        assert await asyncio.wait_for(process.wait(), 20) == 0
-    assert asked == 4
+    return handle
+
+
+async def _drain(port: int, seconds: int, **environment: str) -> int:
+    """Run the program against a model's port and return its exit code."""
+    url = f"http://127.0.0.1:{port}/v1/metrics"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PROGRAM, url, str(seconds), "0", env=os.environ | environment
+    )
+    return await asyncio.wait_for(process.wait(), 20)
+
+
+@pytest.mark.parametrize("prefix", ["", "vllm:"])
+async def test_the_drain_waits_for_the_models_requests(prefix: str) -> None:
+    texts = [
+        f"# TYPE {prefix}num_requests_running gauge\n"
+        f'{prefix}num_requests_running{{model_name="a}}b"}} {running}.0\n'
+        f"{prefix}num_requests_waiting 0\n"
+        for running in (2, 1, 0)
+    ]
+    asked: list[str] = []
+    async with _server(_telling(texts, asked)) as port:
+        assert await _drain(port, 30) == 0
+    assert len(asked) == 4
+
+
+async def test_the_drain_asks_its_own_container_whatever_proxy_the_user_has_set() -> None:
+    busy, idle = "num_requests_running 1\n", "num_requests_running 0\n"
+    nobody = "http://127.0.0.1:1"
+    names = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
+    proxies = dict.fromkeys(names, nobody) | {"NO_PROXY": "", "no_proxy": ""}
+    asked: list[str] = []
+    async with _server(_telling([busy, idle], asked)) as port:
+        assert await _drain(port, 30, **proxies) == 0
+    assert asked == [busy, idle, idle]
 
 
 async def test_the_drain_ends_with_its_time_even_if_requests_run() -> None:
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        text = "num_requests_running 1\n"
-        writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode())
-        await writer.drain()
-        writer.close()
-
-    async with _server(handle) as port:
-        url = f"http://127.0.0.1:{port}/v1/metrics"
-        process = await asyncio.create_subprocess_exec(sys.executable, "-c", PROGRAM, url, "1", "0")
-        assert await asyncio.wait_for(process.wait(), 20) == 0
+    async with _server(_telling(["num_requests_running 1\n"], [])) as port:
+        assert await _drain(port, 1) == 0
 
 
 def test_an_unreachable_metrics_page_ends_the_drain_so_that_the_kubelet_goes_on() -> None:

@@ -4,6 +4,7 @@ The program below runs inside the NIM's container, by argv and without a shell, 
 Python the image has. It waits until the proxies have heard that the pod is going, then until the
 NIM's own metrics (1.x without, 2.x with the prefix `vllm:`) show no running and no waiting request.
 If it cannot run, or the metrics cannot be read, the kubelet goes on and stops the container.
+It asks its own container, so no proxy of the user's environment (HTTP_PROXY) stands in between.
 """
 
 from nimway.control.kinds import Manifest
@@ -17,10 +18,11 @@ STOP_S = 30
 PROGRAM = """\
 import sys, time, urllib.request
 url, end = sys.argv[1], time.monotonic() + float(sys.argv[2])
+direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 time.sleep(min(float(sys.argv[3]), float(sys.argv[2])))
 idle = 0
 while idle < 2 and time.monotonic() < end:
-    text = urllib.request.urlopen(url, timeout=5).read().decode()
+    text = direct.open(url, timeout=5).read().decode()
     busy = 0.0
     for line in text.splitlines():
         name = line.partition("{")[0].partition(" ")[0].rpartition(":")[2]

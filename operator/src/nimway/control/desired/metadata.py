@@ -10,6 +10,16 @@ from nimway.control.desired.quantity import canonical
 from nimway.control.kinds import MODEL, Kind, Manifest
 from nimway.control.resolve import Owner
 
+LEFT_BY_ARGO_CD = {
+    "argocd.argoproj.io/compare-options": "IgnoreExtraneous",
+    "argocd.argoproj.io/sync-options": "Prune=false,Delete=false",
+}
+"""Annotations of a child that no owner reference protects.
+
+Until 3.0 Argo CD takes the label `app.kubernetes.io/instance` for the name of an Application (its
+"Resource Tracking"), so one named like a model would prune the claim that holds the weights.
+"""
+
 
 def metadata(
     owner: Owner,
@@ -24,7 +34,8 @@ def metadata(
     """Return a child's metadata; our labels win over the user's.
 
     A child that is not `owned`, or lives in another namespace, gets no owner reference: the garbage
-    collector would delete it at once, or with an owner it shall survive.
+    collector would delete it at once, or with an owner it shall survive. Argo CD is told to leave
+    it.
     """
     component = component or component_of(owner)
     ours = names.labels(component, namespace=owner.namespace, name=owner.name, uid=owner.uid)
@@ -33,9 +44,11 @@ def metadata(
         "namespace": namespace or owner.namespace,
         "labels": {**(user_labels or {}), **ours},
     }
-    if annotations:
-        result["annotations"] = dict(annotations)
-    if owned and result["namespace"] == owner.namespace:
+    is_owned = owned and result["namespace"] == owner.namespace
+    said = {**(annotations or {}), **({} if is_owned else LEFT_BY_ARGO_CD)}
+    if said:
+        result["annotations"] = said
+    if is_owned:
         result["ownerReferences"] = [owner_reference(owner)]
     return result
 
