@@ -241,6 +241,34 @@ async def test_every_value_we_set_is_put_back_and_what_others_set_stays(world: W
     assert total >= (120 if FULL else 12)
 
 
+async def test_every_deleted_child_comes_back(world: World) -> None:
+    world.start()
+    await world.apply(model(world.namespace, "one"), proxy(world.namespace, "edge"))
+    await world.routed("one")
+    await world.reported(MODEL, "one", "Ready/SwitchedOff")
+    await world.settled()
+    deleted = set()
+    for kind in CHILDREN:
+        async for page, _ in world.api.pages(kind, world.namespace):
+            for item in page:
+                name, uid = item["metadata"]["name"], item["metadata"]["uid"]
+                if owned_fields(item) is None:
+                    continue
+                await world.delete(kind, name)
+
+                async def back(kind: Kind = kind, name: str = name, old: str = uid) -> bool:
+                    live = await world.find(kind, name)
+                    return live is not None and live["metadata"]["uid"] != old
+
+                await until(back, f"{kind.kind} {name} is back", timeout_s=REPAIR_S)
+                deleted.add(f"{kind.kind}/{name}")
+    both = {"Deployment", "Service", "PodDisruptionBudget"}
+    rights = {"ServiceAccount/nimway-edge", "RoleBinding/nimway-edge-routes"}
+    assert {f"{kind}/{name}" for kind in both for name in ("one", "nimway-edge")} <= deleted
+    assert {*rights, "ConfigMap/nimway-edge-routes"} <= deleted
+    assert len(deleted) == 10, f"and the right to see the endpoints: {deleted}"
+
+
 async def test_a_stripped_owner_reference_comes_back(world: World) -> None:
     world.start()
     await world.apply(model(world.namespace, "one"))

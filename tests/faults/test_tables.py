@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,8 @@ HEAD = "nimway-edge-routes"
 MODELS = 24
 SWAP_S = 10.0
 """Typically 0.5 s; the machine is shared."""
+
+TABLE_PERIOD_S, TOLERANCE_S = 0.25, 0.005
 
 SHARD_BYTES = {"NIMWAY_TEST_SHARD_BYTES": "600"}
 """So that 24 models are cut into several shards."""
@@ -149,6 +152,27 @@ def _served(told: Follower, names: list[str]) -> Callable[[], Awaitable[bool]]:
         return told.names == set(names)
 
     return probe
+
+
+async def test_many_changes_at_once_are_few_writes_of_the_table(world: World) -> None:
+    """Every proxy and every worker reads each table that is written."""
+    world.start()
+    await world.apply(proxy(world.namespace, "edge"), model(world.namespace, "one"))
+    await world.routed("one")
+
+    def written() -> list[float]:
+        calls = world.faults.writes(CONFIG_MAP.plural)
+        return [call.at_s for call in calls if call.name == HEAD and call.status in {200, 201}]
+
+    already, changes = len(written()), 0
+    while len(written()) < already + 6:
+        changes += 1
+        body = {"spec": {"aliases": [f"org/{world.namespace}-{changes}"]}}
+        await patch(world.api, MODEL, world.namespace, "one", body)
+    times_s = written()
+    gaps_s = [after - before for before, after in pairwise(times_s)]
+    assert min(gaps_s) >= TABLE_PERIOD_S - TOLERANCE_S, gaps_s
+    assert changes > 2 * (len(times_s) - already), "changes came faster than they are written"
 
 
 @pytest.mark.parametrize("damage", ["deleted", "damaged", "emptied"])

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import aiohttp
 import pytest
 
 from nimway.control.kinds import DEPLOYMENT, MODEL, Manifest
@@ -10,6 +11,7 @@ from tests.control.process import OperatorProcess, patch
 from tests.faults.world import MODEL_CHILDREN, World, model, proxy, until
 from tests.support.api_faults import Call, refuse
 from tests.support.faults import full_only
+from tests.support.ports import free_port
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 
@@ -192,6 +194,36 @@ async def test_a_time_of_refusals_ends_with_an_operator_that_sees(
         await world.apply(model(world.namespace, f"while-{number}"))
     world.faults.heal()
     await world.routed("a", "b", "while-0", "while-1", "while-2", timeout_s=30)
+
+
+async def test_an_operator_that_never_gets_its_first_list_says_so_and_is_not_alive_for_ever(
+    world: World,
+) -> None:
+    """One right that is missing, of a child that nobody may even use: all lists count."""
+    port = free_port()
+    rule = world.faults.on(_lists_claims, refuse(403, "Forbidden", "claims: no right to list"))
+    world.start(NIMWAY_TEST_BLIND_S="3", NIMWAY_HEALTH_PORT=str(port))
+
+    async def answers(path: str, wanted: int) -> str | None:
+        try:
+            async with aiohttp.request("GET", f"http://127.0.0.1:{port}{path}") as answer:
+                return await answer.text() if answer.status == wanted else None
+        except aiohttp.ClientConnectionError:
+            return None
+
+    await until(lambda: answers("/healthz", 200), "it is alive")
+    unready = await until(lambda: answers("/readyz", 503), "it is not ready")
+    assert unready.startswith("the first list of the cluster is not done")
+    told = await until(lambda: answers("/healthz", 503), "it is not alive any more")
+    assert told == "no complete list of the cluster for 3 s: claims: no right to list\n"
+    assert rule.hits
+    world.faults.heal()
+    for path in ("/healthz", "/readyz"):
+        await until(lambda path=path: answers(path, 200), path)  # type: ignore[misc]
+
+
+def _lists_claims(call: Call) -> bool:
+    return call.plural == "persistentvolumeclaims" and not call.is_watch and not call.is_write
 
 
 def _is_read(call: Call) -> bool:

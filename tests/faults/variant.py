@@ -4,7 +4,8 @@ Stands in for another version of the operator, so that the product needs no swit
 `NIMWAY_TEST_RESYNC_S` is the time between fresh lists, `NIMWAY_TEST_POD_ENV` the name of a variable
 that this "version" adds to every model's container. `NIMWAY_TEST_SHARD_BYTES` makes few models a
 large table, `NIMWAY_TEST_TABLE_BYTES` one that is too large. `NIMWAY_TEST_LEASE_S` is how long a
-Lease lasts; all times of the election shrink with it.
+Lease lasts; all times of the election shrink with it. After `NIMWAY_TEST_BLIND_S` without a list it
+is not alive.
 """
 
 import functools
@@ -13,7 +14,7 @@ from typing import Any
 
 from nimway import routes
 from nimway.cli import main
-from nimway.control import command, election
+from nimway.control import command, election, health
 from nimway.control.desired import model, pod
 from nimway.control.resolve import ResolvedModel
 from nimway.control.settings import Settings
@@ -24,6 +25,8 @@ def _vary() -> None:
     if resync_s := os.environ.get("NIMWAY_TEST_RESYNC_S"):
         varied: Any = functools.partial(Settings, resync_s=float(resync_s))
         setattr(command, "Settings", varied)  # noqa: B010 - not a name that the module exports
+    if blind_s := os.environ.get("NIMWAY_TEST_BLIND_S"):
+        health.BLIND_S = float(blind_s)
     if shard_bytes := os.environ.get("NIMWAY_TEST_SHARD_BYTES"):
         vary("READABLE_BYTES_MAX", int(shard_bytes))
         vary("SHARD_BYTES_MIN", int(shard_bytes))

@@ -123,6 +123,30 @@ def bad_values(schema: Schema, good: list[Any]) -> Iterator[BadValue]:
             yield BadValue(dotted(steps), keyword, spec)
 
 
+def variants(spec: Any, steps: Steps, field: Schema) -> Iterator[Any]:
+    """`spec` without its first value at `steps`, and with others there; some may be refused."""
+    without = copy.deepcopy(spec)
+    holder, key = next(_places(without, steps))
+    value = holder.pop(key)
+    yield without
+    for other in _others(value, field):
+        changed = copy.deepcopy(spec)
+        holder, key = next(_places(changed, steps))
+        holder[key] = other
+        yield changed
+
+
+def _others(value: Any, field: Schema) -> Iterator[Any]:
+    if "enum" in field:
+        yield from (each for each in field["enum"] if each != value)
+    elif isinstance(value, bool):
+        yield not value
+    elif isinstance(value, int):
+        yield from (value + 1, value - 1)
+    elif isinstance(value, str):
+        yield from (f"{value}x", f"1{value}")
+
+
 def _put(spec: Any, steps: Steps, value: Any, keyword: str) -> None:
     """Replace the first value at `steps`, or multiply it where the keyword counts elements."""
     holder, key = next(_places(spec, steps))

@@ -1,8 +1,9 @@
 """The operator's own HTTP server: liveness, readiness, metrics.
 
 `/healthz` fails when the operator is blind, that is when it could not list the cluster for
-`BLIND_S`, so that the kubelet restarts it. `/readyz` says that the first list is done; a standby
-is ready as well, or a rolling update would wait for a Lease that its predecessor holds.
+`BLIND_S`, its start included, so that the kubelet restarts it. `/readyz` says that the first list
+is done; a standby is ready as well, or a rolling update would wait for a Lease that its
+predecessor holds.
 """
 
 from collections.abc import Callable
@@ -16,19 +17,34 @@ BLIND_S = 300.0
 
 
 class HealthServer:
-    """Serves on all addresses; `refresh` brings gauges up to date before they are read."""
+    """Serves on all addresses; `refresh` brings gauges up to date before they are read.
+
+    `clock` is monotonic seconds, `listed_s` when the last complete list ended by it (None before
+    the first), `failure` why the last try failed ("" if it did not).
+    """
 
     def __init__(
         self,
         metrics: Metrics,
         *,
-        resync_age_s: Callable[[], float | None],
+        clock: Callable[[], float],
+        listed_s: Callable[[], float | None],
+        failure: Callable[[], str],
         refresh: Callable[[], None],
     ) -> None:
         self._metrics = metrics
-        self._resync_age_s = resync_age_s
+        self._clock = clock
+        self._listed_s = listed_s
+        self._failure = failure
         self._refresh = refresh
+        self._began_s = clock()
         self._runner: web.AppRunner | None = None
+
+    @property
+    def blind_s(self) -> float:
+        """Seconds since the last complete list; since the start, as long as there was none."""
+        listed_s = self._listed_s()
+        return self._clock() - (self._began_s if listed_s is None else listed_s)
 
     async def start(self, port: int) -> None:
         """Listen.
@@ -50,16 +66,18 @@ class HealthServer:
             await self._runner.cleanup()
 
     async def _healthz(self, _: web.Request) -> web.Response:
-        age_s = self._resync_age_s()
-        if age_s is not None and age_s > BLIND_S:
-            text = f"no complete list of the cluster for {age_s:.0f} s\n"
-            return web.Response(status=503, text=text)
+        if self.blind_s > BLIND_S:
+            return self._refuse(f"no complete list of the cluster for {self.blind_s:.0f} s")
         return web.Response(text="ok\n")
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        if self._resync_age_s() is None:
-            return web.Response(status=503, text="the first list of the cluster is not done\n")
+        if self._listed_s() is None:
+            return self._refuse("the first list of the cluster is not done")
         return web.Response(text="ok\n")
+
+    def _refuse(self, text: str) -> web.Response:
+        failure = self._failure()
+        return web.Response(status=503, text=f"{text}{failure and f': {failure}'}\n")
 
     async def _metrics_page(self, _: web.Request) -> web.Response:
         self._refresh()

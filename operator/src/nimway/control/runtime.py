@@ -64,6 +64,9 @@ SWEEP_EVERY = 10
 SWEEP_S = 15.0
 """All models are looked at over this time, so that nobody has to wait behind them."""
 
+RESYNC_JITTER = 0.1
+"""By which part of its period a resync comes earlier or later."""
+
 GARBAGE_OBJECTS = 20_000
 """New containers between two collections: a decoded object has hundreds, and no cycles."""
 
@@ -110,8 +113,13 @@ class Runtime:
         self._autoscaler = Autoscaler(self._context, may_write=self._may_write)
         self._models = ModelReconciler(self._context, self._autoscaler)
         self._proxies = ProxyReconciler(self._context)
+        self._list_failure = ""
         self._health = HealthServer(
-            self._metrics, resync_age_s=self._resync_age_s, refresh=self._refresh
+            self._metrics,
+            clock=clock.monotonic_s,
+            listed_s=lambda: self._observer.last_resync_s,
+            failure=lambda: self._list_failure,
+            refresh=self._refresh,
         )
         self._stop = asyncio.Event()
         self._listed = asyncio.Event()
@@ -256,22 +264,36 @@ class Runtime:
     async def _first_list(self) -> None:
         while True:
             try:
-                await self._observer.resync()
+                await self._list()
             except ApiError as error:
                 _log.warning("listing failed: error=%s", error)
                 await asyncio.sleep(RETRY_LIST_S)
             else:
                 return
 
+    async def _list(self) -> None:
+        """List everything afresh, and remember for who asks why it could not be done.
+
+        Raises:
+            ApiError: a list failed.
+        """
+        try:
+            await self._observer.resync()
+        except ApiError as error:
+            self._list_failure = str(error)
+            raise
+        self._list_failure = ""
+
     async def _resync(self) -> None:
         """List everything afresh now and then, and what Kopf watches whenever Kopf had to."""
         period_s, failures = self._settings.resync_s, 0
         for count in itertools.count(1):
-            due_s = clock.monotonic_s() + period_s * (0.9 + random.random() / 5)
+            jitter = random.uniform(-RESYNC_JITTER, RESYNC_JITTER)
+            due_s = clock.monotonic_s() + period_s * (1 + jitter)
             try:
                 while await self._relisted(due_s):
                     await self._observer.relist_owners()
-                await self._observer.resync()
+                await self._list()
                 if self._may_write():
                     await self._look_again(everything=count % SWEEP_EVERY == 0)
                 period_s, failures = self._settings.resync_s, 0
@@ -339,7 +361,7 @@ class Runtime:
     def _refresh(self) -> None:
         self._metrics.queue.set(self._workers.depth)
         self._metrics.objects.set(len(self._store))
-        self._metrics.resync_age.set(self._resync_age_s() or 0.0)
+        self._metrics.resync_age.set(self._health.blind_s)
         self._metrics.watch_age.set(clock.monotonic_s() - self._observer.last_event_s)
 
 
