@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from nimway.control.apply import Applier, OwnerGoneError
+from nimway.control.apply import Applier, NotOursError, OwnerGoneError, WaitingError
 from nimway.control.client import InvalidError, KubeClient, NotFoundError
-from nimway.control.kinds import DEPLOYMENT, MODEL, SERVICE, Kind, Manifest, Ref
+from nimway.control.kinds import DEPLOYMENT, MODEL, PROXY, SERVICE, Kind, Manifest, Ref
 from nimway.control.metrics import Metrics
 from nimway.control.plan import seal
 from nimway.control.resolve import Owner
@@ -138,6 +138,32 @@ async def test_an_orphaned_child_gets_no_reference_to_an_owner_that_is_going() -
     client.found = samples.model()
     await applier.apply(SERVICE, _child(), OWNER)
     assert len(client.applied) == 1, "somebody else took the reference away"
+
+
+async def test_a_name_is_waited_for_only_while_its_holder_goes() -> None:
+    store, uid = Store(), samples.PROXY_UID
+    theirs = _child(uid="child", resourceVersion="5", managedFields=[])
+    theirs["metadata"]["labels"] = {"nimway.dev/owner-uid": uid}
+    theirs["metadata"]["ownerReferences"] = [{"uid": uid, "controller": True}]
+    store.put(SERVICE, theirs)
+    holder = samples.proxy("edge", "models")
+    store.put(PROXY, holder)
+
+    class Both(Recording):
+        async def get(self, kind: Kind, namespace: str, name: str) -> Manifest:
+            del namespace, name
+            return samples.model() if kind == MODEL else theirs
+
+    applier = _applier(Both(), store)
+    with pytest.raises(NotOursError, match="it belongs to NIMProxy models/edge"):
+        await applier.apply(SERVICE, _child(), OWNER)
+    going = {"deletionTimestamp": "2026-11-01T00:00:00Z", "resourceVersion": "20"}
+    store.put(PROXY, {**holder, "metadata": {**holder["metadata"], **going}})
+    with pytest.raises(WaitingError):
+        await applier.apply(SERVICE, _child(), OWNER)
+    store.remove(PROXY, holder)
+    with pytest.raises(WaitingError):
+        await applier.apply(SERVICE, _child(), OWNER)
 
 
 async def test_a_refused_childs_owner_is_told_once() -> None:

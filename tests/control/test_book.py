@@ -76,10 +76,33 @@ def test_a_proxy_that_is_not_decided_yet_is_unknown() -> None:
     assert RouteBook().view("a/x", [], 0.0).proxies == 0
 
 
-def test_a_proxy_without_ready_pods_is_down() -> None:
-    book = RouteBook()
-    book.decide(PROXY, _decide("a/x"))
-    assert book.view("a/x", [PROXY], 0.0).proxies_down == 1
+def test_a_proxy_that_cannot_be_made_is_not_waited_for() -> None:
+    book, decision = RouteBook(), _decide("a/x")
+    book.decide(PROXY, decision)
+    book.pods(PROXY, ["1"], 0.0)
+    book.report(PROXY, "1", _state(decision), 0.0)
+    assert book.view("a/x", [PROXY, "team/bad"], 0.0).pending
+    assert book.pass_over("team/bad")
+    assert not book.pass_over("team/bad"), "the models are told once"
+    view = book.view("a/x", [PROXY, "team/bad"], 0.0)
+    assert (view.pending, view.undecided, view.proxies) == (False, frozenset(), 1)
+    book.decide("team/bad", decision)
+    assert book.view("a/x", [PROXY, "team/bad"], 0.0).proxies == 2
+    assert not book.pass_over(PROXY), "what it serves is known"
+
+
+def test_a_proxy_without_ready_pods_keeps_no_other_from_serving() -> None:
+    book, decision = RouteBook(), _decide("a/x")
+    more = _decide("a/x", aliases=("alias",))
+    book.decide(PROXY, decision)
+    book.decide("team/own", more)
+    view = book.view("a/x", [PROXY, "team/own"], 0.0)
+    assert (view.proxies, view.pods_ready, view.names) == (2, 0, ("a/x", "alias"))
+    book.pods(PROXY, ["1"], 0.0)
+    book.report(PROXY, "1", _state(decision), 0.0)
+    view = book.view("a/x", [PROXY, "team/own"], 0.0)
+    assert (view.proxies, view.pods_ready, view.pods_serving) == (2, 1, 1)
+    assert view.names == ("a/x",), "nobody can use the other proxy's"
 
 
 def test_a_pod_that_is_not_followed_any_more_is_forgotten() -> None:

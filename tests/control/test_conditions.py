@@ -16,14 +16,8 @@ from nimway.control.conditions import (
     render,
     verdict_of,
 )
-from nimway.control.diagnosis import Diagnosis, Workload, diagnose
-from nimway.control.facts import (
-    NO_DEPLOYMENT,
-    DeploymentFacts,
-    PodFacts,
-    deployment_facts,
-    pod_facts,
-)
+from nimway.control.diagnosis import Diagnosis, Workload
+from nimway.control.facts import NO_DEPLOYMENT, DeploymentFacts
 
 ROUTED = RouteView(proxies=1, pods_ready=2, pods_serving=2, names=("m",))
 HELD = Refusal("n/p", "m", "a/b")
@@ -104,8 +98,12 @@ def _seen(facts: ModelFacts, kept: Verdict | None = None) -> dict[str, str]:
             {"Ready": "True/Serving", "Routed": "Unknown/NoProxy"},
         ),
         (
-            _model(routes=RouteView(proxies=1, proxies_down=1, names=("m",))),
+            _model(routes=RouteView(proxies=1, names=("m",))),
             {"Ready": "False/ProxyNotReady", "Routed": "False/ProxyNotReady"},
+        ),
+        (
+            _model(routes=RouteView(proxies=2, pods_ready=1, pods_serving=1, names=("m",))),
+            {"Ready": "True/Serving", "Routed": "True/Serving"},
         ),
         (
             _model(routes=RouteView(proxies=1, pods_ready=2, pods_serving=1, names=("m",))),
@@ -152,6 +150,8 @@ def test_while_proxies_are_not_heard_routed_stays_as_it_was() -> None:
     kept = Verdict("True", Reason.SERVING, "before")
     pending = RouteView(proxies=1, pods_ready=2, pods_serving=0, pending=True, names=("m",))
     assert model_verdicts(_model(routes=pending), kept)["Routed"] == kept
+    partly = RouteView(proxies=1, pending=True, names=("m",), undecided=frozenset({"n/new"}))
+    assert model_verdicts(_model(routes=partly), kept)["Routed"] == kept
     starting = RouteView(pending=True)
     assert model_verdicts(_model(routes=starting), kept)["Routed"] == kept
 
@@ -172,7 +172,7 @@ def test_a_lost_alias_is_told_while_the_model_is_routed() -> None:
 @pytest.mark.parametrize(
     "view",
     [
-        RouteView(proxies=1, proxies_down=1, names=("m",)),
+        RouteView(proxies=1, names=("m",)),
         RouteView(proxies=1, pods_ready=1, pending=True, names=("m",)),
         RouteView(proxies=1, pods_ready=2, pods_serving=1, names=("m",)),
     ],
@@ -254,176 +254,3 @@ def test_a_transition_time_changes_with_the_status_only() -> None:
 def test_a_verdict_is_read_back() -> None:
     verdict = Verdict("True", Reason.SERVING, "m")
     assert verdict_of(render({"Ready": verdict}, [], 1, "T"), "Ready") == verdict  # type: ignore[arg-type]
-
-
-def _pod(**changes: Any) -> PodFacts:
-    values: dict[str, Any] = {
-        "name": "p",
-        "uid": "u",
-        "address": "",
-        "ready": False,
-        "deleting": False,
-        "scheduled": True,
-        "running": False,
-        "reason": "",
-        "message": "",
-        "restarts": 0,
-    }
-    return PodFacts(**{**values, **changes})
-
-
-GPU_MESSAGE = (
-    "0/3 nodes are available: 3 Insufficient nvidia.com/gpu. preemption: 0/3 nodes are available."
-)
-
-
-@pytest.mark.parametrize(
-    ("pod", "reason", "text"),
-    [
-        (
-            _pod(scheduled=False, reason="Unschedulable", message=GPU_MESSAGE),
-            Reason.WAITING_FOR_GPU,
-            "needs 2 nvidia.com/gpu, 0 of 3 nodes have them free; 0/3 nodes are available: "
-            "3 Insufficient nvidia.com/gpu",
-        ),
-        (
-            _pod(
-                scheduled=False,
-                reason="Unschedulable",
-                message='persistentvolumeclaim "w" not found',
-            ),
-            Reason.PVC_PENDING,
-            'persistentvolumeclaim "w" not found',
-        ),
-        (
-            _pod(scheduled=False, reason="SchedulingGated", message="Scheduling is blocked"),
-            Reason.UNSCHEDULABLE,
-            "Scheduling is blocked",
-        ),
-        (
-            _pod(reason="ImagePullBackOff", message="no such image"),
-            Reason.IMAGE_PULL_FAILED,
-            "no such image",
-        ),
-        (
-            _pod(reason="CreateContainerConfigError", message='secret "ngc" not found'),
-            Reason.SECRET_NOT_FOUND,
-            'secret "ngc" not found',
-        ),
-        (
-            _pod(reason="CreateContainerConfigError", message="bad"),
-            Reason.CONTAINER_CONFIG_ERROR,
-            "bad",
-        ),
-        (
-            _pod(reason="CrashLoopBackOff", message="back-off", restarts=4),
-            Reason.CRASH_LOOP,
-            "restarted 4 times: back-off",
-        ),
-        (_pod(running=True), Reason.LOADING_WEIGHTS, "pod p runs and is not ready yet"),
-        (
-            _pod(running=True, cut_off=True),
-            Reason.NODE_NOT_READY,
-            "the node of pod p does not answer",
-        ),
-        (_pod(), Reason.PROGRESSING, "pulling its image"),
-    ],
-)
-def test_a_pods_trouble_gets_a_reason_and_the_words_of_kubernetes(
-    pod: PodFacts, reason: Reason, text: str
-) -> None:
-    found = diagnose(NO_DEPLOYMENT, [pod], Workload(gpus=2, gpu_resource="nvidia.com/gpu"))
-    assert found.reason is reason
-    assert text in found.message
-    assert not found.stalled
-
-
-def test_the_pod_that_needs_a_person_soonest_speaks_for_all() -> None:
-    pods = [_pod(running=True), _pod(reason="ErrImagePull", message="x"), _pod(ready=True)]
-    assert diagnose(NO_DEPLOYMENT, pods, Workload()).reason is Reason.IMAGE_PULL_FAILED
-
-
-@pytest.mark.parametrize(
-    ("pod", "stalled"),
-    [
-        (_pod(running=True), True),
-        (_pod(reason="CrashLoopBackOff"), True),
-        (_pod(scheduled=False, reason="Unschedulable", message="no"), False),
-        (_pod(reason="ImagePullBackOff"), False),
-        (_pod(), False),
-    ],
-)
-def test_a_passed_deadline_stalls_unless_the_pod_is_unscheduled_or_pulling(
-    pod: PodFacts, *, stalled: bool
-) -> None:
-    late = _deployment(available=0, deadline_exceeded=True)
-    assert diagnose(late, [pod], Workload()).stalled is stalled
-
-
-def test_a_quota_is_named() -> None:
-    full = _deployment(failure='pods "x" is forbidden: exceeded quota: gpu, requested: ...')
-    assert diagnose(full, [], Workload()).reason is Reason.QUOTA_EXCEEDED
-
-
-def test_a_claim_for_one_node_is_named_when_several_pods_wait_for_it() -> None:
-    found = diagnose(NO_DEPLOYMENT, [_pod()], Workload(single_node_claim=True))
-    assert found.reason is Reason.PVC_PENDING
-    assert "ReadWriteMany" in found.message
-
-
-@pytest.mark.parametrize(
-    ("ready", "containers_ready", "expected"),
-    [("False", "True", True), ("False", "False", False), ("True", "True", False)],
-)
-def test_a_pod_whose_node_is_not_heard_is_told_from_one_that_fails(
-    ready: str, containers_ready: str, *, expected: bool
-) -> None:
-    conditions = [
-        {"type": "Ready", "status": ready},
-        {"type": "ContainersReady", "status": containers_ready},
-    ]
-    live = {"metadata": {"name": "p", "uid": "u"}, "status": {"conditions": conditions}}
-    assert pod_facts(live).cut_off is expected
-
-
-def test_a_deployment_is_read() -> None:
-    live = {
-        "metadata": {"generation": 2},
-        "spec": {"replicas": 2},
-        "status": {
-            "observedGeneration": 2,
-            "replicas": 2,
-            "updatedReplicas": 2,
-            "readyReplicas": 2,
-            "availableReplicas": 2,
-            "conditions": [{"type": "Progressing", "reason": "NewReplicaSetAvailable"}],
-        },
-    }
-    assert deployment_facts(live).settled
-    assert not deployment_facts({**live, "metadata": {"generation": 3}}).settled
-    assert deployment_facts(None) == NO_DEPLOYMENT
-
-
-def test_a_pod_is_read() -> None:
-    live = {
-        "metadata": {"name": "p", "uid": "u"},
-        "status": {
-            "podIP": "10.0.0.1",
-            "conditions": [{"type": "PodScheduled", "status": "True"}],
-            "containerStatuses": [
-                {
-                    "restartCount": 3,
-                    "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}},
-                    "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}},
-                }
-            ],
-        },
-    }
-    facts = pod_facts(live)
-    assert (facts.reason, facts.restarts, facts.scheduled, facts.ready) == (
-        "CrashLoopBackOff",
-        3,
-        True,
-        False,
-    )
-    assert facts.message == "back-off; last exit: code 137, OOMKilled"

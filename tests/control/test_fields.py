@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from nimway.control.fields import extract, lost_field, node_at, owned_fields
-from nimway.control.kinds import CLAIM, DEPLOYMENT, MODEL
+from nimway.control.kinds import CLAIM, DEPLOYMENT, MODEL, Ref
 from nimway.control.plan import APPLIED_ANNOTATION, Action, plan, seal
 from nimway.control.resolve import Owner
 
@@ -166,6 +166,17 @@ def test_only_what_was_made_for_this_object_is_touched(
 ) -> None:
     desired = seal({**DESIRED, "spec": {**DESIRED["spec"], "replicas": 2}})
     assert plan(DEPLOYMENT, desired, _live(**metadata), OWNER).action is action
+
+
+def test_a_child_of_another_object_that_lives_is_not_waited_for() -> None:
+    theirs = {
+        "ownerReferences": [{"uid": "other", "controller": True}],
+        "labels": {"nimway.dev/owner-uid": "other"},
+    }
+    rival = Ref("NIMProxy", "models", "edge")
+    found = plan(DEPLOYMENT, seal(DESIRED), _live(**theirs), OWNER, rival=rival)
+    assert found.action is Action.FOREIGN
+    assert found.reason == "it belongs to NIMProxy models/edge"
 
 
 def test_a_kept_claim_of_the_models_name_is_adopted() -> None:

@@ -10,7 +10,7 @@ import pytest
 from kubernetes.aio import client as kubernetes_client
 
 from nimway.control import client as client_module
-from nimway.control.client import ApiError, ExpiredError, KubeClient, TransientError
+from nimway.control.client import ApiError, ExpiredError, KubeClient, ServerError, TransientError
 from nimway.control.follow import BACKOFF_FIRST_S, BACKOFF_MAX_S, Follower
 from nimway.control.kinds import SERVICE, Manifest
 from nimway.tasks import spawn
@@ -114,9 +114,10 @@ async def test_events_arrive_however_the_stream_is_cut(step: int) -> None:
         (200, b"x" * 2000, ExpiredError),
         (410, b"{}", ExpiredError),
         (503, b"{}", TransientError),
+        (500, b'{"reason": "InternalError"}', ServerError),
         (403, b'{"reason": "Forbidden"}', ApiError),
     ],
-    ids=["410", "500", "truncated", "not json", "endless", "refused 410", "refused 503", "403"],
+    ids=["410", "500", "truncated", "not json", "endless", "refused 410", "503", "webhook", "403"],
 )
 async def test_a_watch_that_breaks_says_whether_only_a_list_helps(
     status: int, body: bytes, error: type[ApiError], monkeypatch: pytest.MonkeyPatch

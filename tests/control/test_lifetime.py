@@ -15,7 +15,6 @@ from tests.control.process import (
     create,
     environment_of,
     find,
-    start_operator,
     until,
     versions,
 )
@@ -155,15 +154,6 @@ async def test_a_leader_that_was_stopped_leaves_the_cluster_to_its_successor(
     finally:
         _stop(standby)
         _stop(leader)
-
-
-def test_wrong_configuration_is_one_sentence(control: Cluster, tmp_path: Path) -> None:
-    del control
-    lost = start_operator(tmp_path / "no-such-file", OPERATOR_NAMESPACE, tmp_path / "log")
-    assert lost.process.wait(timeout=20) == 1
-    text = lost.log.read_text(encoding="utf-8")
-    assert "no cluster configuration" in text
-    assert "Traceback" not in text
 
 
 def _start(control: Cluster, log: Path, identity: str) -> OperatorProcess:

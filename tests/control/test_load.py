@@ -216,6 +216,7 @@ def test_the_sum_is_that_of_the_last_reports(
 
 
 SETTLED = replace(NO_DEPLOYMENT, observed=True, wanted=2, replicas=2, updated=2, ready=2)
+LATE = replace(SETTLED, deadline_exceeded=True, deadline_s=600)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +231,8 @@ SETTLED = replace(NO_DEPLOYMENT, observed=True, wanted=2, replicas=2, updated=2,
         (replace(SETTLED, wanted=1), [_pod("a"), _pod("b")], True),
         (replace(SETTLED, replicas=1), [_pod("a")], True),
         (replace(SETTLED, replicas=1, failure="exceeded quota"), [_pod("a")], False),
-        (replace(SETTLED, deadline_exceeded=True), [_pod("a"), _pod("b", ready=False)], False),
+        (LATE, [_pod("a"), _pod("b", ready=False)], False),
+        (LATE, [_pod("a"), replace(_pod("b", ready=False), begun_s=1000)], True),
     ],
     ids=[
         "all are ready",
@@ -243,9 +245,10 @@ SETTLED = replace(NO_DEPLOYMENT, observed=True, wanted=2, replicas=2, updated=2,
         "one is not there yet",
         "one may not be created",
         "one had its time",
+        "one got its node late",
     ],
 )
 def test_a_replica_starts_until_it_is_ready_or_fails(
     deployment: DeploymentFacts, pods: list[PodFacts], *, expected: bool
 ) -> None:
-    assert is_starting(2, deployment, pods) is expected
+    assert is_starting(2, deployment, pods, 1500.0) is expected

@@ -98,6 +98,21 @@ async def test_a_model_without_a_gpu_says_how_many_it_waits_for(
     assert condition(live, "Reconciling")["status"] == "True"
 
 
+async def test_what_users_wrote_gets_neither_a_finalizer_nor_an_annotation(
+    api: KubeClient, namespace: str
+) -> None:
+    theirs = {"example.com/team": "a"}
+    model, proxy = _model(namespace, "llama", replicas=0), _proxy(namespace, "edge", replicas=0)
+    for kind, manifest in ((MODEL, model), (PROXY, proxy)):
+        manifest["metadata"]["annotations"] = theirs
+        await create(api, kind, manifest)
+    await until(lambda: _table(api, namespace, "edge", 1), "the model is routed")
+    for kind, name in ((MODEL, "llama"), (PROXY, "edge")):
+        live = await _reported(api, kind, namespace, name, "Ready/SwitchedOff")
+        assert "finalizers" not in live["metadata"]
+        assert live["metadata"]["annotations"] == theirs
+
+
 async def test_a_name_with_dots_works(api: KubeClient, namespace: str) -> None:
     await create(api, MODEL, _model(namespace, "llama-3.1-8b", replicas=0))
     live = await _reported(api, MODEL, namespace, "llama-3.1-8b", "Ready/SwitchedOff")

@@ -150,7 +150,7 @@ WAKING = Autoscaled(12, Waking("2026-11-01T00:00:00Z"))
             id="switched off",
         ),
         pytest.param(
-            _facts(0, routes=RouteView(proxies=1, proxies_down=1)),
+            _facts(0, routes=RouteView(proxies=1)),
             {"Ready": "False/ProxyNotReady", "Available": "False/ScaledToZero"},
             id="asleep, and nobody can wake it",
         ),

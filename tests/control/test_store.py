@@ -29,6 +29,30 @@ def test_a_status_change_is_told_from_a_content_change() -> None:
     assert store.put(DEPLOYMENT, _child("4", 2, annotations={"a": "b"})) is Change.NONE
 
 
+def test_an_owner_lives_until_it_goes_or_another_takes_its_name() -> None:
+    store, ref = Store(), Ref("NIMModel", "models", "llama")
+    store.put(MODEL, samples.model())
+    assert store.living(samples.MODEL_UID) == ref
+    assert store.living("nobody") is None
+    successor = samples.model()
+    successor["metadata"] |= {"uid": "new", "resourceVersion": "20"}
+    store.put(MODEL, successor)
+    assert store.living(samples.MODEL_UID) is None
+    assert store.living("new") == ref
+    successor["metadata"] |= {"deletionTimestamp": "2026-11-01T00:00:00Z", "resourceVersion": "21"}
+    store.put(MODEL, successor)
+    assert store.living("new") is None
+
+
+def test_a_pods_gates_are_kept_and_nothing_else_of_its_spec() -> None:
+    store = Store()
+    gates = [{"name": "kueue.x-k8s.io/admission"}]
+    store.put(POD, {**_child("1"), "spec": {"schedulingGates": gates, "containers": [{}]}})
+    live = store.get(POD, "models", "llama")
+    assert live is not None
+    assert live["spec"] == {"schedulingGates": gates}
+
+
 def test_the_controllers_revision_annotation_is_no_content() -> None:
     store = Store()
     store.put(DEPLOYMENT, _child("1"))

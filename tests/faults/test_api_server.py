@@ -7,11 +7,21 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+from aiohttp import web
 
 from nimway.control.kinds import DEPLOYMENT, MODEL, PROXY
-from tests.control.process import patch
+from tests.control.process import condition, patch
 from tests.faults.world import World, model, proxy, until
-from tests.support.api_faults import Call, every, hang, lose_reply, refuse, slow
+from tests.support.api_faults import (
+    Call,
+    Exchange,
+    Rule,
+    every,
+    hang,
+    lose_reply,
+    refuse,
+    slow,
+)
 from tests.support.cluster import Cluster
 from tests.support.faults import FULL, full_only
 
@@ -113,6 +123,26 @@ async def test_a_storm_of_429_on_everything_is_outlasted(world: World) -> None:
     assert (len(world.faults.calls) - since) / duration_s < REQUESTS_PER_S_MAX
     world.faults.heal()
     await world.reported(MODEL, "m0", "Ready/SwitchedOff", timeout_s=45)
+
+
+async def test_a_webhook_that_fails_is_told_once_and_outlasted(world: World) -> None:
+    rule: Rule
+
+    async def fail(exchange: Exchange) -> web.StreamResponse:
+        text = f'failed calling webhook "a.b": read tcp 10.0.0.1:{40_000 + len(rule.hits)}: reset'
+        return exchange.answer(500, "InternalError", text)
+
+    rule = world.faults.on(lambda call: call.is_write and call.plural == "services", fail)
+    world.start()
+    await world.apply(model(world.namespace, "m0"))
+    await until(lambda: _refused(rule.hits, 5), "it is tried again")
+    live = await world.reported(MODEL, "m0", "Reconciling/ApiError")
+    assert 'failed calling webhook "a.b"' in condition(live, "Ready")["message"]
+    assert condition(live, "Stalled")["status"] == "False"
+    told = [call for call in world.faults.writes() if call.subresource == "status"]
+    assert len(told) == 1, "each attempt had a port of its own"
+    world.faults.heal()
+    await world.reported(MODEL, "m0", "Ready/SwitchedOff", timeout_s=30)
 
 
 async def test_with_a_conflict_on_every_second_write_it_converges(world: World) -> None:

@@ -7,10 +7,10 @@ import pytest
 
 from nimway.control import claims
 from nimway.control.claims import CLAIM_ANNOTATION
-from nimway.control.kinds import CONFIG_MAP, MODEL, PROXY, Manifest
+from nimway.control.kinds import CONFIG_MAP, DEPLOYMENT, MODEL, PROXY, Manifest
 from nimway.control.problems import FOREIGN_RECHECK_S
 from tests.control.process import condition, create, delete, find, patch
-from tests.faults.world import World, model, proxy, until
+from tests.faults.world import COLLECT_S, World, model, proxy, until
 from tests.support.cluster import Cluster
 from tests.support.faults import full_only
 
@@ -252,6 +252,39 @@ async def test_a_foreign_proxys_objects_are_left_alone_and_named(world: World) -
     assert await world.get(CONFIG_MAP, "nimway-edge-routes") == before
     await world.delete(CONFIG_MAP, "nimway-edge-routes")
     await world.routed("a", timeout_s=FOREIGN_RECHECK_S + PROMOTED_S)
+
+
+async def test_a_model_whose_children_would_have_a_proxys_names_is_refused_until_it_goes(
+    world: World,
+) -> None:
+    await world.apply(proxy(world.namespace, "edge"))
+    world.start()
+    await world.reported(PROXY, "edge", "Ready/SwitchedOff")
+    before = await world.get(DEPLOYMENT, "nimway-edge")
+    await world.apply(model(world.namespace, "nimway-edge"))
+    live = await world.reported(MODEL, "nimway-edge", "Stalled/ObjectConflict")
+    told = condition(live, "Stalled")["message"]
+    assert f"it belongs to NIMProxy {world.namespace}/edge" in told
+    after = await world.get(DEPLOYMENT, "nimway-edge")
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    assert after["spec"] == before["spec"]
+    await world.delete(PROXY, "edge")
+    await world.reported(MODEL, "nimway-edge", "Ready/SwitchedOff", timeout_s=COLLECT_S)
+
+
+async def test_a_proxy_that_cannot_be_made_keeps_no_model_waiting(world: World) -> None:
+    theirs = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "nimway-bad-routes", "namespace": world.namespace},
+    }
+    await create(world.api, CONFIG_MAP, theirs)
+    await world.apply(proxy(world.namespace, "bad"), proxy(world.namespace, "edge"))
+    world.start()
+    await world.reported(PROXY, "bad", "Stalled/ObjectConflict")
+    await world.apply(model(world.namespace, "a"))
+    # Of `edge` all is known, and that is what is told: nothing of `bad` is waited for.
+    await world.reported(MODEL, "a", "Routed/ProxyNotReady")
 
 
 async def test_a_poison_object_disturbs_no_other(world: World) -> None:

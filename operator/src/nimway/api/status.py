@@ -63,9 +63,9 @@ CONDITION_HELP: Final[Mapping[ConditionType, str]] = MappingProxyType(
         "serves, or it sleeps or is switched off on purpose. It stays True in a rolling update "
         "that keeps serving.",
         ConditionType.AVAILABLE: "True: at least one pod is available, as its Deployment counts.",
-        ConditionType.ROUTED: "True: every ready pod of every NIMProxy that selects the model "
-        "serves its current route. Unknown: no NIMProxy selects it, and Ready does not wait "
-        "for one.",
+        ConditionType.ROUTED: "True: at least one NIMProxy that selects the model has a ready pod, "
+        "and every ready pod of every such NIMProxy serves its current route. Unknown: no NIMProxy "
+        "selects it, and Ready does not wait for one.",
         ConditionType.RECONCILING: "True: work is under way (kstatus). The reason says what it "
         "waits for.",
         ConditionType.STALLED: "True: waiting will not help, a person has to change something "
@@ -90,8 +90,9 @@ REASON_HELP: Final[Mapping[Reason, tuple[str, str]]] = MappingProxyType(
             "Raise replicas to switch it on.",
         ),
         Reason.PROGRESSING: (
-            "Pods are being created, pulled or replaced.",
-            "Wait. The message says which pod.",
+            "Pods are being created, pulled or replaced, or wait for the holder of a scheduling "
+            "gate, such as Kueue.",
+            "Wait. The message says which pod, and which gate.",
         ),
         Reason.SETTLED: ("Everything is as declared.", ""),
         Reason.NO_PROXY: (
@@ -103,7 +104,7 @@ REASON_HELP: Final[Mapping[Reason, tuple[str, str]]] = MappingProxyType(
             "Takes moments. If it lasts, read the logs of the proxy pods.",
         ),
         Reason.PROXY_NOT_READY: (
-            "A NIMProxy selects the model, and none of its pods is ready.",
+            "NIMProxies select the model, and none of them has a ready pod.",
             "kubectl describe nimproxy.",
         ),
         Reason.WAITING_FOR_GPU: (
@@ -148,8 +149,8 @@ REASON_HELP: Final[Mapping[Reason, tuple[str, str]]] = MappingProxyType(
             "Wait, up to startupTimeoutSeconds.",
         ),
         Reason.STARTUP_TIMEOUT: (
-            "The model was not ready within startupTimeoutSeconds and the time allowed for "
-            "scheduling and pulling.",
+            "The model was not ready within startupTimeoutSeconds and half an hour for pulling. "
+            "The wait for a node does not count.",
             "Read the pod's log; raise startupTimeoutSeconds if it only needs longer.",
         ),
         Reason.NAME_CONFLICT: (
@@ -181,8 +182,10 @@ REASON_HELP: Final[Mapping[Reason, tuple[str, str]]] = MappingProxyType(
             "Wait. If it lasts, look for finalizers on the old object.",
         ),
         Reason.API_ERROR: (
-            "The API server forbids the operator a write, in its own words in the message.",
-            "Check the operator's rights and admission policies. It is tried again.",
+            "The API server refuses the operator a write, in its own words in the message: it "
+            "forbids it (Stalled), or fails, as where an admission webhook does not answer.",
+            "Check the operator's rights, admission policies and webhooks. Once the write is let "
+            "through it goes on by itself, within half a minute.",
         ),
     }
 )

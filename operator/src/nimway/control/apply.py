@@ -18,7 +18,7 @@ from nimway.control.client import (
 from nimway.control.election import LeadershipLostError
 from nimway.control.kinds import BY_KIND, CLAIM, DEPLOYMENT, POD, SERVICE, Kind, Manifest, Ref
 from nimway.control.metrics import Metrics
-from nimway.control.plan import APPLIED_ANNOTATION, Action, Plan, plan, seal
+from nimway.control.plan import APPLIED_ANNOTATION, Action, Plan, controller_uid, plan, seal
 from nimway.control.resolve import Owner
 from nimway.control.store import Store, ref_of
 
@@ -117,7 +117,7 @@ class Applier:
         live = self._store.get(kind, metadata["namespace"], metadata["name"])
         if live is not None and self._is_settled(kind, sealed):
             return live
-        if live is not None and plan(kind, sealed, live, owner).action is Action.FOREIGN:
+        if live is not None and self._plan(kind, sealed, live, owner).action is Action.FOREIGN:
             live = await self._look_again(kind, live)
         if live is not None and _is_stripped(sealed, live, owner):
             # An orphaning deletion takes the reference first, and its news may come before that of
@@ -192,7 +192,7 @@ class Applier:
     async def _carry_out(
         self, kind: Kind, sealed: Manifest, live: Manifest | None, owner: Owner
     ) -> Manifest:
-        step = plan(kind, sealed, live, owner)
+        step = self._plan(kind, sealed, live, owner)
         if step.action is Action.FOREIGN:
             raise NotOursError(f"{_text(kind, sealed)}: {step.reason}")
         if step.action is Action.WAIT:
@@ -202,6 +202,11 @@ class Applier:
             self._store.settle(ref_of(kind, live), live["metadata"]["resourceVersion"], digest)
             return live
         return await self._write(kind, sealed, live, step)
+
+    def _plan(self, kind: Kind, sealed: Manifest, live: Manifest | None, owner: Owner) -> Plan:
+        holder = controller_uid(live) if live is not None else None
+        rival = None if holder in {None, owner.uid} else self._store.living(holder)
+        return plan(kind, sealed, live, owner, rival=rival)
 
     async def _write(
         self, kind: Kind, sealed: Manifest, live: Manifest | None, step: Plan

@@ -40,9 +40,11 @@ class RouteBook:
 
     def __init__(self) -> None:
         self._proxies: dict[str, _Proxy] = {}
+        self._tableless: set[str] = set()
 
     def decide(self, proxy: str, decision: Decision) -> set[str]:
         """Record what a proxy is to serve; return the models for which that is new."""
+        self._tableless.discard(proxy)
         known = self._proxies.get(proxy)
         if known is None:
             known = self._proxies[proxy] = _Proxy(decision)
@@ -57,8 +59,16 @@ class RouteBook:
             known.revisions.popitem(last=False)
         return affected
 
+    def pass_over(self, proxy: str) -> bool:
+        """Expect nothing of a proxy that never got a table; tell whether that is new."""
+        if proxy in self._proxies or proxy in self._tableless:
+            return False
+        self._tableless.add(proxy)
+        return True
+
     def forget(self, proxy: str) -> set[str]:
         """Drop a proxy that is gone; return the models that it selected."""
+        self._tableless.discard(proxy)
         known = self._proxies.pop(proxy, None)
         return set(known.decision.routes) | set(known.decision.refused) if known else set()
 
@@ -122,13 +132,16 @@ class RouteBook:
 
     def view(self, model: str, proxies: Iterable[str], now_s: float) -> RouteView:
         """Sum up how `proxies` (all that exist) see one model."""
-        ready = serving = down = 0
+        ready = serving = 0
         pending = False
         names: dict[str, None] = {}
+        names_down: dict[str, None] = {}
         selecting = []
         undecided = set()
         for key in proxies:
             proxy = self._proxies.get(key)
+            if key in self._tableless:
+                continue
             if proxy is None:
                 pending = True  # not decided yet: this process has just started
                 undecided.add(key)
@@ -139,8 +152,7 @@ class RouteBook:
             route = proxy.decision.routes.get(model)
             if route is None:
                 continue
-            names.update(dict.fromkeys(route.names))
-            down += not proxy.pods
+            (names if proxy.pods else names_down).update(dict.fromkeys(route.names))
             ready += len(proxy.pods)
             for pod in proxy.pods.values():
                 if pod.state is None:
@@ -151,9 +163,8 @@ class RouteBook:
             proxies=len(selecting),
             pods_ready=ready,
             pods_serving=serving,
-            proxies_down=down,
             pending=pending,
-            names=tuple(names),
+            names=tuple(names or names_down),
             refused=tuple(each for one in selecting for each in one.lost(model)),
             undecided=frozenset(undecided),
         )

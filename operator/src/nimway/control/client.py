@@ -40,6 +40,7 @@ _APPLY = "application/apply-patch+yaml"
 _JSON = "application/json"
 _JSON_PATCH = "application/json-patch+json"
 _OK = 200
+_INTERNAL = 500
 
 
 class ApiError(Exception):
@@ -73,6 +74,10 @@ class NamespaceTerminatingError(ForbiddenError):
 
 class TransientError(ApiError):
     """429, 5xx, a timeout or a lost connection: the same request may succeed later."""
+
+
+class ServerError(TransientError):
+    """500 with the reason InternalError: the server says what failed, such as a webhook it asks."""
 
 
 class ExpiredError(ApiError):
@@ -385,6 +390,8 @@ def _error(status: int, content: bytes) -> ApiError:
     kind = _ERRORS.get(status, TransientError)
     if kind is ForbiddenError and any(each.get("reason") == _TERMINATING for each in causes):
         kind = NamespaceTerminatingError
+    if (status, reason) == (_INTERNAL, "InternalError"):
+        kind = ServerError
     return kind(status, reason, message or f"HTTP {status}")
 
 
@@ -392,7 +399,7 @@ async def load_configuration() -> kubernetes_client.Configuration:
     """Return the pod's own configuration, or the one that KUBECONFIG names.
 
     Raises:
-        ConfigurationError: there is neither.
+        ConfigurationError: there is neither, or it cannot be read.
     """
     configuration = kubernetes_client.Configuration()
     try:
@@ -403,9 +410,10 @@ async def load_configuration() -> kubernetes_client.Configuration:
             await kubernetes_config.load_kube_config(
                 os.environ.get("KUBECONFIG"), client_configuration=configuration
             )
-    except (kubernetes_config.ConfigException, OSError) as error:
+    except Exception as error:  # the loader meets a broken file with any of them
+        why = " ".join(str(error).split())
         raise ConfigurationError(
-            f"no cluster configuration: run in a pod, or set KUBECONFIG ({error})"
+            f"no cluster configuration: run in a pod, or set KUBECONFIG ({why})"
         ) from error
     configuration.connection_pool_maxsize = CONNECTIONS_UNLIMITED
     # The API server is never reached through a web proxy that the environment happens to name.

@@ -32,15 +32,15 @@ class Problem:
 class RouteView:
     """How the proxies see one model.
 
-    `proxies` select it; of their `pods_ready` pods `pods_serving` serve a table with its current
-    route. `pending` means that some have not been heard yet, so nothing new is known; of those in
-    `undecided` not even the table is known. `refused` are the names it lost.
+    `proxies` select it; of the `pods_ready` of those that lead to it `pods_serving` serve its
+    current route. `pending` means that some have not been heard yet, so nothing new is known; of
+    those in `undecided` not even the table is known. `names` are those of proxies with ready pods,
+    of all if none has one; `refused` are the names it lost.
     """
 
     proxies: int = 0
     pods_ready: int = 0
     pods_serving: int = 0
-    proxies_down: int = 0
     pending: bool = False
     names: tuple[str, ...] = ()
     refused: tuple[Refusal, ...] = ()
@@ -184,7 +184,7 @@ def _routed(view: RouteView, kept: Verdict | None) -> Verdict:
     if view.nameless:
         return Verdict("False", Reason.NAME_CONFLICT, refused_text(view.refused))
     lost = f"; {refused_text(view.refused)}" if view.refused else ""
-    if view.proxies_down:
+    if view.pods_ready == 0 and not view.pending:
         return Verdict("False", Reason.PROXY_NOT_READY, f"no proxy pod is ready{lost}")
     if view.pending:
         return kept or Verdict(

@@ -7,21 +7,25 @@ soonest speaks for all.
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nimway.api.status import Reason
-from nimway.control.facts import DeploymentFacts, PodFacts
+from nimway.control.facts import DeploymentFacts, PodFacts, late_in_s
 
 MESSAGE_CHARS_MAX = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """A reason with its message; `stalled` if waiting longer will not help."""
+    """A reason with its message; `stalled` if waiting longer will not help.
+
+    `recheck_s` is after how long time alone may make it another one, None if it cannot.
+    """
 
     reason: Reason
     message: str
     stalled: bool = False
+    recheck_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,7 @@ _SEVERITY = (
 _IMAGE = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 _CONFIG = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 _CRASH = frozenset({"CrashLoopBackOff", "Terminated"})
+_GATED = "SchedulingGated"
 _PATIENT = frozenset(
     {
         Reason.WAITING_FOR_GPU,
@@ -68,18 +73,21 @@ _SECRET = re.compile(r'secret "[^"]+" not found')
 
 
 def diagnose(
-    deployment: DeploymentFacts, pods: Iterable[PodFacts], workload: Workload
+    deployment: DeploymentFacts, pods: Iterable[PodFacts], workload: Workload, now_s: float
 ) -> Diagnosis:
-    """Say what the pods that do not serve wait for."""
+    """Say what the pods that do not serve wait for; `now_s` is in Unix seconds."""
     if deployment.failure:
         quota = "exceeded quota" in deployment.failure
         reason = Reason.QUOTA_EXCEEDED if quota else Reason.PROGRESSING
         return Diagnosis(reason, _cut(deployment.failure))
-    found = [_pod(pod, workload) for pod in pods if not pod.deleting and not pod.ready]
+    found = [(_pod(pod, workload), pod) for pod in pods if not pod.deleting and not pod.ready]
     if not found:
         return Diagnosis(Reason.PROGRESSING, "waiting for the pods to be created")
-    worst = min(found, key=lambda each: _SEVERITY.index(each.reason))
+    worst, pod = min(found, key=lambda each: (_SEVERITY.index(each[0].reason), each[1].begun_s))
     if deployment.deadline_exceeded and worst.reason not in _PATIENT:
+        left_s = late_in_s(deployment, pod, now_s)
+        if left_s > 0:
+            return replace(worst, recheck_s=left_s)
         reason = Reason.STARTUP_TIMEOUT if worst.reason is Reason.LOADING_WEIGHTS else worst.reason
         text = f"not ready within startupTimeoutSeconds; {worst.message}"
         return Diagnosis(reason, _cut(text), stalled=True)
@@ -119,6 +127,12 @@ def _pod(pod: PodFacts, workload: Workload) -> Diagnosis:
 def _unscheduled(pod: PodFacts, workload: Workload) -> Diagnosis:
     if not pod.reason:
         return Diagnosis(Reason.PROGRESSING, f"pod {pod.name} waits for the scheduler")
+    if pod.reason == _GATED:
+        gates = ", ".join(pod.gates) or pod.message
+        return Diagnosis(
+            Reason.PROGRESSING,
+            _cut(f"pod {pod.name} waits for whoever holds its scheduling gates: {gates}"),
+        )
     said = _cut(pod.message.partition(" preemption:")[0].rstrip(". "))
     if "persistentvolumeclaim" in said.lower():
         return Diagnosis(Reason.PVC_PENDING, said)

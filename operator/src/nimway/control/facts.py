@@ -9,7 +9,10 @@ from nimway.control.kinds import Manifest
 
 @dataclass(frozen=True, slots=True)
 class DeploymentFacts:
-    """A Deployment's progress; `observed` tells whether its controller saw the current spec."""
+    """A Deployment's progress; `observed` tells whether its controller saw the current spec.
+
+    `deadline_s` is what it may take, as it declares itself (`progressDeadlineSeconds`).
+    """
 
     observed: bool
     wanted: int
@@ -19,6 +22,7 @@ class DeploymentFacts:
     available: int
     failure: str
     deadline_exceeded: bool
+    deadline_s: int = 0
 
     @property
     def settled(self) -> bool:
@@ -36,6 +40,8 @@ class PodFacts:
 
     `gone_by_s` is the end of its grace period in Unix seconds, 0 while it is not being deleted.
     `cut_off` tells that its containers were ready when its node was last heard, and that it is not.
+    `begun_s` is when it was scheduled, or when its container ran first (Unix seconds), 0 before.
+    `gates` are what keeps the scheduler from it.
     """
 
     name: str
@@ -50,6 +56,8 @@ class PodFacts:
     restarts: int
     gone_by_s: int = 0
     cut_off: bool = False
+    begun_s: int = 0
+    gates: tuple[str, ...] = ()
 
 
 NO_DEPLOYMENT = DeploymentFacts(
@@ -81,6 +89,7 @@ def deployment_facts(live: Manifest | None) -> DeploymentFacts:
         available=status.get("availableReplicas", 0),
         failure=failure.get("message", "") if failure.get("status") == "True" else "",
         deadline_exceeded=progressing.get("reason") == "ProgressDeadlineExceeded",
+        deadline_s=live.get("spec", {}).get("progressDeadlineSeconds", 0),
     )
 
 
@@ -109,21 +118,49 @@ def pod_facts(live: Manifest) -> PodFacts:
         restarts=sum(each.get("restartCount", 0) for each in containers),
         gone_by_s=unix_s(metadata.get("deletionTimestamp")),
         cut_off=_is_cut_off(conditions),
+        begun_s=_begun_s(scheduled, containers),
+        gates=tuple(each["name"] for each in live.get("spec", {}).get("schedulingGates", ())),
     )
 
 
-def is_starting(replicas: int, deployment: DeploymentFacts, pods: Iterable[PodFacts]) -> bool:
+def late_in_s(deployment: DeploymentFacts, pod: PodFacts, now_s: float) -> float:
+    """Return after how long a pod that is not ready is late, 0 if it is; `now_s` in Unix seconds.
+
+    For a Deployment that passed its deadline. That passes while its pods wait for a node or an
+    image too, since neither is progress of a Deployment: a pod has all of it once it begins.
+    """
+    left_s = pod.begun_s + deployment.deadline_s - now_s
+    return min(max(left_s, 0.0), float(deployment.deadline_s))
+
+
+def is_starting(
+    replicas: int, deployment: DeploymentFacts, pods: Iterable[PodFacts], now_s: float
+) -> bool:
     """Tell whether a replica is on its way to ready, of a model that declares `replicas`.
 
-    A pod that fails or that no node takes is not: waiting for it may be in vain.
+    A pod that fails or that no node takes is not: waiting for it may be in vain. `now_s` is in
+    Unix seconds.
     """
+    coming = [pod for pod in pods if not pod.deleting and not pod.ready and not pod.reason]
     if deployment.deadline_exceeded:
-        return False
+        return any(late_in_s(deployment, pod, now_s) > 0 for pod in coming)
     if not deployment.observed or deployment.wanted != replicas:
         return True
     if deployment.replicas < replicas and not deployment.failure:
         return True
-    return any(not pod.deleting and not pod.ready and not pod.reason for pod in pods)
+    return bool(coming)
+
+
+def _begun_s(scheduled: Manifest, containers: list[Manifest]) -> int:
+    """Return when a pod began; a container that was restarted does not begin again."""
+    if scheduled.get("status") != "True":
+        return 0
+    first = (
+        each.get("state", {}).get("running", {}).get("startedAt")
+        for each in containers
+        if not each.get("restartCount", 0)
+    )
+    return max(map(unix_s, (scheduled.get("lastTransitionTime"), *first)))
 
 
 def _is_cut_off(conditions: Manifest) -> bool:

@@ -61,8 +61,8 @@ class ModelReconciler:
             self._context.mark_proxies()
             return
         except REPORTED as error:
-            outcome = outcome_of(error)
-            deployment = self._context.store.get(DEPLOYMENT, ref.namespace, names.slug(ref.name))
+            outcome = outcome_of(error, live.get("status", {}).get("conditions", ()))
+            deployment = self._own_deployment(ref, live["metadata"]["uid"])
             applied = Applied(deployment, None, outcome.problem, outcome.retry, outcome.recheck_s)
         if applied.unfinished_s is not None:
             # Of many new models each gets its Deployment first: the pods take the longest.
@@ -75,6 +75,12 @@ class ModelReconciler:
             self._context.workers.mark(ref, delay_s=applied.recheck_s)
         if applied.retry is not None:
             raise applied.retry
+
+    def _own_deployment(self, ref: Ref, uid: str) -> Manifest | None:
+        """Return its Deployment; what another object's of that name says is not about it."""
+        store, name = self._context.store, names.slug(ref.name)
+        owner = store.owner_uid(Ref(DEPLOYMENT.kind, ref.namespace, name))
+        return store.get(DEPLOYMENT, ref.namespace, name) if owner == uid else None
 
     async def _apply(self, model: ResolvedModel) -> Applied:
         context, owner = self._context, model.owner
@@ -113,6 +119,9 @@ class ModelReconciler:
             scaled = self._autoscaler.status(live, facts.replicas, facts.autoscaled)
             status["autoscaling"] = scaled
         await context.reporter.report(MODEL, live, verdicts, status)
+        if facts.diagnosis.recheck_s is not None:
+            ref = Ref(MODEL.kind, metadata["namespace"], metadata["name"])
+            context.workers.mark(ref, delay_s=facts.diagnosis.recheck_s)
         if rounded_s(usual_s({"status": status})) != rounded_s(usual_s(live)):
             context.mark_proxies()  # the routes say how long a cold start takes
 
@@ -128,7 +137,7 @@ class ModelReconciler:
             generation=metadata["generation"],
             replicas=replicas,
             deployment=deployment,
-            diagnosis=diagnose(deployment, pods, workload),
+            diagnosis=diagnose(deployment, pods, workload, self._context.wall().timestamp()),
             routes=view,
             problem=applied.problem,
             workload=workload,

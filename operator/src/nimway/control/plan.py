@@ -9,7 +9,7 @@ from enum import Enum
 
 from nimway.control import fields
 from nimway.control.desired import names
-from nimway.control.kinds import CLAIM, Kind, Manifest
+from nimway.control.kinds import CLAIM, Kind, Manifest, Ref
 from nimway.control.resolve import Owner, content_hash
 
 APPLIED_ANNOTATION = "nimway.dev/applied"
@@ -41,13 +41,17 @@ def seal(desired: Manifest) -> Manifest:
     return {**desired, "metadata": {**metadata, "annotations": annotations}}
 
 
-def plan(kind: Kind, sealed: Manifest, live: Manifest | None, owner: Owner) -> Plan:
-    """Compare a sealed manifest with the live object."""
+def plan(
+    kind: Kind, sealed: Manifest, live: Manifest | None, owner: Owner, *, rival: Ref | None = None
+) -> Plan:
+    """Compare a sealed manifest with the live object, which `rival` has if it is somebody."""
     if live is None:
         return Plan(Action.CREATE, "it does not exist")
     metadata = live["metadata"]
     if not is_ours(kind, live, owner):
-        if _controller(live) is not None and metadata.get("labels", {}).get(names.OWNER_LABEL):
+        if rival is not None:
+            return Plan(Action.FOREIGN, f"it belongs to {rival}")
+        if controller_uid(live) is not None and metadata.get("labels", {}).get(names.OWNER_LABEL):
             return Plan(Action.WAIT, "it belongs to an older object of this name that is going")
         return Plan(Action.FOREIGN, "it exists and was not made for this object")
     if "deletionTimestamp" in metadata:
@@ -66,7 +70,7 @@ def plan(kind: Kind, sealed: Manifest, live: Manifest | None, owner: Owner) -> P
 
 def is_ours(kind: Kind, live: Manifest, owner: Owner) -> bool:
     """Tell whether a child was made for this very object, or is a claim that it kept."""
-    controller = _controller(live)
+    controller = controller_uid(live)
     if controller is not None:
         return controller == owner.uid
     labels = live["metadata"].get("labels", {})
@@ -76,7 +80,8 @@ def is_ours(kind: Kind, live: Manifest, owner: Owner) -> bool:
     return kind == CLAIM and kept.items() <= labels.items()
 
 
-def _controller(live: Manifest) -> str | None:
+def controller_uid(live: Manifest) -> str | None:
+    """Return the uid of the object that controls this one, None if none does."""
     for reference in live["metadata"].get("ownerReferences", ()):
         if reference.get("controller"):
             return str(reference["uid"])

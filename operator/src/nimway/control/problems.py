@@ -1,15 +1,36 @@
 """From a failed reconcile to what its user is told, and whether trying again may help. Pure."""
 
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
-from nimway.api.status import Reason
+from nimway.api.status import ConditionType, Reason
 from nimway.control.apply import NotOursError, WaitingError
-from nimway.control.client import ForbiddenError, InvalidError, NamespaceTerminatingError
-from nimway.control.conditions import Problem
+from nimway.control.client import (
+    ForbiddenError,
+    InvalidError,
+    NamespaceTerminatingError,
+    ServerError,
+)
+from nimway.control.conditions import Problem, verdict_of
+from nimway.control.kinds import Manifest
 from nimway.control.resolve import InvalidSpecError, NamespaceNotAllowedError
 
-REPORTED = (InvalidSpecError, NotOursError, WaitingError, InvalidError, ForbiddenError)
+REPORTED = (
+    InvalidSpecError,
+    NotOursError,
+    WaitingError,
+    InvalidError,
+    ForbiddenError,
+    ServerError,
+)
 """Errors that a user is told of; all others only delay the reconcile."""
+
+MESSAGE_CHARS_MAX = 1000
+"""Of a server's own words."""
+
+_VARYING = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d+")
+"""Uids and numbers: what differs from one attempt to the next, as ports and requests do."""
 
 FOREIGN_RECHECK_S = 10.0
 """Nothing tells when somebody else's object is gone: one read in so many seconds finds out."""
@@ -27,8 +48,28 @@ class Outcome:
     recheck_s: float | None = None
 
 
-def outcome_of(error: Exception) -> Outcome:
-    """Classify one of `REPORTED`."""
+def outcome_of(error: Exception, told: Iterable[Manifest] = ()) -> Outcome:
+    """Classify one of `REPORTED`; `told` are the conditions so far.
+
+    What the API server says of each attempt anew is told in the words of the first.
+    """
+    outcome = _classified(error)
+    ready = verdict_of(told, ConditionType.READY)
+    if (
+        outcome.problem.reason is Reason.API_ERROR
+        and ready is not None
+        and ready.reason == Reason.API_ERROR
+        and _steady(ready.message) == _steady(outcome.problem.message)
+    ):
+        return replace(outcome, problem=replace(outcome.problem, message=ready.message))
+    return outcome
+
+
+def _steady(text: str) -> str:
+    return _VARYING.sub("#", text)
+
+
+def _classified(error: Exception) -> Outcome:
     text = str(error)
     if isinstance(error, NamespaceNotAllowedError):
         return Outcome(Problem(Reason.NAMESPACE_NOT_ALLOWED, text, stalled=True))
@@ -39,6 +80,8 @@ def outcome_of(error: Exception) -> Outcome:
         return Outcome(problem, recheck_s=FOREIGN_RECHECK_S)
     if isinstance(error, WaitingError):
         return Outcome(Problem(Reason.TERMINATING, text, stalled=False), error)
+    if isinstance(error, ServerError):
+        return Outcome(Problem(Reason.API_ERROR, text[:MESSAGE_CHARS_MAX], stalled=False), error)
     if isinstance(error, InvalidError):
         return Outcome(Problem(Reason.INVALID_SPEC, text, stalled=True))
     return _forbidden(error, text)

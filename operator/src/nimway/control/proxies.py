@@ -18,6 +18,7 @@ from nimway.control.facts import PodFacts, deployment_facts, pod_facts
 from nimway.control.kinds import (
     CONFIG_MAP,
     DEPLOYMENT,
+    MODEL,
     NAMESPACE,
     POD,
     PROXY,
@@ -88,13 +89,25 @@ class ProxyReconciler:
             context.workers.mark(ref)
             return
         except REPORTED as error:
-            outcome = outcome_of(error)
+            outcome = outcome_of(error, live.get("status", {}).get("conditions", ()))
             problem, retry = outcome.problem, outcome.retry
             if outcome.recheck_s is not None:
                 context.workers.mark(ref, delay_s=outcome.recheck_s)
+        if problem is not None and problem.reason is not Reason.TERMINATING:
+            self._pass_over(ref, live["metadata"]["uid"])
         await self._report(live, key, problem)
         if retry is not None:
             raise retry
+
+    def _pass_over(self, ref: Ref, uid: str) -> None:
+        """Have no model wait for a proxy that has no table and cannot get one now."""
+        context = self._context
+        table = Ref(CONFIG_MAP.kind, ref.namespace, names.routes_name(ref.name))
+        if context.store.owner_uid(table) == uid:
+            return  # its pods may serve that one: what was known of it stays
+        if context.book.pass_over(f"{ref.namespace}/{ref.name}"):
+            models = context.store.refs(MODEL)
+            context.mark_models({f"{each.namespace}/{each.name}" for each in models})
 
     async def sweep(self) -> None:
         """Delete bindings whose NIMProxy is gone: no garbage collector sees across namespaces."""
@@ -302,6 +315,9 @@ class ProxyReconciler:
         status = self._status(live, key, facts)
         verdicts = conditions.proxy_verdicts(facts)
         await context.reporter.report(PROXY, live, verdicts, status)
+        if facts.diagnosis.recheck_s is not None:
+            ref = Ref(PROXY.kind, metadata["namespace"], metadata["name"])
+            context.workers.mark(ref, delay_s=facts.diagnosis.recheck_s)
 
     def _facts(
         self, live: Manifest, key: str, pods: list[PodFacts], problem: Problem | None
@@ -316,7 +332,7 @@ class ProxyReconciler:
             models=len(decision.routes) if decision else 0,
             pods_current=context.book.pods_current(key),
             deployment=deployment,
-            diagnosis=diagnose(deployment, pods, Workload()),
+            diagnosis=diagnose(deployment, pods, Workload(), context.wall().timestamp()),
             problem=problem,
         )
 

@@ -209,7 +209,9 @@ class Autoscaler:
             requests=load.requests,
             arrived=load.arrived > 0 or model.owed,
             known=load.known,
-            starting=is_starting(_declared(live), self._deployment(live), pods),
+            starting=is_starting(
+                _declared(live), self._deployment(live), pods, self._context.wall().timestamp()
+            ),
         )
 
     def _is_known(self, key: str) -> bool:

@@ -188,6 +188,15 @@ class Store:
         """Return the NIMModel or NIMProxy that has this uid."""
         return self._owners.get(uid)
 
+    def living(self, uid: str) -> Ref | None:
+        """Return the NIMModel or NIMProxy that has this uid, unless it is gone or going."""
+        ref = self._owners.get(uid)
+        entry = self._entries.get(ref) if ref is not None else None
+        if entry is None or entry.uid != uid:
+            return None  # another one took its name
+        going = "deletionTimestamp" in msgspec.json.decode(entry.raw)["metadata"]
+        return None if going else ref
+
     def owner_uid(self, ref: Ref) -> str:
         """Return the uid of the owner of what is known under `ref`, "" if there is none."""
         entry = self._entries.get(ref)
@@ -283,10 +292,13 @@ _POD_STATUS = ("phase", "podIP", "conditions", "containerStatuses", "initContain
 
 def _trim_pod(metadata: Manifest, manifest: Manifest) -> Manifest:
     status = manifest.get("status", {})
-    return {
+    trimmed = {
         "metadata": {key: metadata[key] for key in _POD_METADATA if key in metadata},
         "status": {key: status[key] for key in _POD_STATUS if key in status},
     }
+    if gates := manifest.get("spec", {}).get("schedulingGates"):
+        trimmed["spec"] = {"schedulingGates": gates}
+    return trimmed
 
 
 def _owned_hash(kind: Kind, trimmed: Manifest) -> int:

@@ -1,0 +1,252 @@
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from nimway.api.status import Reason
+from nimway.control.diagnosis import Workload, diagnose
+from nimway.control.facts import (
+    NO_DEPLOYMENT,
+    PodFacts,
+    deployment_facts,
+    pod_facts,
+)
+
+NOW_S = 1_764_000_000.0
+LATE = replace(NO_DEPLOYMENT, deadline_exceeded=True, deadline_s=5400)
+
+
+def _pod(**changes: Any) -> PodFacts:
+    values: dict[str, Any] = {
+        "name": "p",
+        "uid": "u",
+        "address": "",
+        "ready": False,
+        "deleting": False,
+        "scheduled": True,
+        "running": False,
+        "reason": "",
+        "message": "",
+        "restarts": 0,
+    }
+    return PodFacts(**{**values, **changes})
+
+
+GPU_MESSAGE = (
+    "0/3 nodes are available: 3 Insufficient nvidia.com/gpu. preemption: 0/3 nodes are available."
+)
+
+
+@pytest.mark.parametrize(
+    ("pod", "reason", "text"),
+    [
+        (
+            _pod(scheduled=False, reason="Unschedulable", message=GPU_MESSAGE),
+            Reason.WAITING_FOR_GPU,
+            "needs 2 nvidia.com/gpu, 0 of 3 nodes have them free; 0/3 nodes are available: "
+            "3 Insufficient nvidia.com/gpu",
+        ),
+        (
+            _pod(
+                scheduled=False,
+                reason="Unschedulable",
+                message='persistentvolumeclaim "w" not found',
+            ),
+            Reason.PVC_PENDING,
+            'persistentvolumeclaim "w" not found',
+        ),
+        (
+            _pod(
+                scheduled=False,
+                reason="SchedulingGated",
+                message="Scheduling is blocked due to non-empty scheduling gates",
+                gates=("kueue.x-k8s.io/admission",),
+            ),
+            Reason.PROGRESSING,
+            "pod p waits for whoever holds its scheduling gates: kueue.x-k8s.io/admission",
+        ),
+        (
+            _pod(reason="ImagePullBackOff", message="no such image"),
+            Reason.IMAGE_PULL_FAILED,
+            "no such image",
+        ),
+        (
+            _pod(reason="CreateContainerConfigError", message='secret "ngc" not found'),
+            Reason.SECRET_NOT_FOUND,
+            'secret "ngc" not found',
+        ),
+        (
+            _pod(reason="CreateContainerConfigError", message="bad"),
+            Reason.CONTAINER_CONFIG_ERROR,
+            "bad",
+        ),
+        (
+            _pod(reason="CrashLoopBackOff", message="back-off", restarts=4),
+            Reason.CRASH_LOOP,
+            "restarted 4 times: back-off",
+        ),
+        (_pod(running=True), Reason.LOADING_WEIGHTS, "pod p runs and is not ready yet"),
+        (
+            _pod(running=True, cut_off=True),
+            Reason.NODE_NOT_READY,
+            "the node of pod p does not answer",
+        ),
+        (_pod(), Reason.PROGRESSING, "pulling its image"),
+    ],
+)
+def test_a_pods_trouble_gets_a_reason_and_the_words_of_kubernetes(
+    pod: PodFacts, reason: Reason, text: str
+) -> None:
+    found = diagnose(NO_DEPLOYMENT, [pod], Workload(gpus=2, gpu_resource="nvidia.com/gpu"), NOW_S)
+    assert found.reason is reason
+    assert text in found.message
+    assert not found.stalled
+
+
+def test_the_pod_that_needs_a_person_soonest_speaks_for_all() -> None:
+    pods = [_pod(running=True), _pod(reason="ErrImagePull", message="x"), _pod(ready=True)]
+    assert diagnose(NO_DEPLOYMENT, pods, Workload(), NOW_S).reason is Reason.IMAGE_PULL_FAILED
+
+
+@pytest.mark.parametrize(
+    ("pod", "stalled"),
+    [
+        (_pod(running=True), True),
+        (_pod(reason="CrashLoopBackOff"), True),
+        (_pod(scheduled=False, reason="Unschedulable", message="no"), False),
+        (_pod(reason="ImagePullBackOff"), False),
+        (_pod(), False),
+    ],
+)
+def test_a_passed_deadline_stalls_unless_the_pod_is_unscheduled_or_pulling(
+    pod: PodFacts, *, stalled: bool
+) -> None:
+    assert diagnose(LATE, [pod], Workload(), NOW_S).stalled is stalled
+
+
+@pytest.mark.parametrize(
+    ("pod", "left_s"),
+    [
+        (_pod(running=True, begun_s=1_764_000_000), 5400),
+        (_pod(running=True, begun_s=1_764_000_000 - 5000), 400),
+        (_pod(reason="CrashLoopBackOff", begun_s=1_764_000_000 - 5000), 400),
+        (_pod(running=True, begun_s=1_764_000_000 + 60), 5400),
+    ],
+    ids=["just scheduled", "a while ago", "it fails", "by a clock ahead of ours"],
+)
+def test_a_pod_has_the_whole_deadline_from_when_it_begins(pod: PodFacts, left_s: int) -> None:
+    found = diagnose(LATE, [pod], Workload(), NOW_S)
+    assert (found.stalled, found.recheck_s) == (False, left_s)
+    assert found.reason in {Reason.LOADING_WEIGHTS, Reason.CRASH_LOOP}
+    late = diagnose(LATE, [pod], Workload(), NOW_S + left_s + 60)
+    assert (late.stalled, late.recheck_s) == (True, None)
+
+
+def test_of_several_pods_that_load_the_oldest_is_late_first() -> None:
+    pods = [_pod(running=True, begun_s=int(NOW_S)), _pod(running=True, begun_s=1)]
+    assert diagnose(LATE, pods, Workload(), NOW_S).stalled
+
+
+@pytest.mark.parametrize(
+    ("scheduled", "container", "begun_s"),
+    [
+        ("False", {}, 0),
+        ("True", {}, 1_764_000_000),
+        ("True", {"state": {"running": {"startedAt": "2025-11-24T17:00:00Z"}}}, 1_764_003_600),
+        (
+            "True",
+            {"state": {"running": {"startedAt": "2025-11-24T17:00:00Z"}}, "restartCount": 1},
+            1_764_000_000,
+        ),
+    ],
+    ids=["it waits for a node", "it has one", "its image came late", "it was restarted"],
+)
+def test_a_pod_begins_with_its_node_or_its_first_start(
+    scheduled: str, container: dict[str, Any], begun_s: int
+) -> None:
+    condition = {"type": "PodScheduled", "status": scheduled}
+    live = {
+        "metadata": {"name": "p", "uid": "u"},
+        "status": {
+            "conditions": [{**condition, "lastTransitionTime": "2025-11-24T17:00:00+01:00"}],
+            "containerStatuses": [container],
+        },
+    }
+    assert pod_facts(live).begun_s == begun_s
+
+
+def test_a_pods_scheduling_gates_are_read() -> None:
+    gates = [{"name": "kueue.x-k8s.io/admission"}]
+    live = {"metadata": {"name": "p", "uid": "u"}, "spec": {"schedulingGates": gates}}
+    assert pod_facts(live).gates == ("kueue.x-k8s.io/admission",)
+
+
+def test_a_quota_is_named() -> None:
+    full = replace(
+        NO_DEPLOYMENT, failure='pods "x" is forbidden: exceeded quota: gpu, requested: ...'
+    )
+    assert diagnose(full, [], Workload(), NOW_S).reason is Reason.QUOTA_EXCEEDED
+
+
+def test_a_claim_for_one_node_is_named_when_several_pods_wait_for_it() -> None:
+    found = diagnose(NO_DEPLOYMENT, [_pod()], Workload(single_node_claim=True), NOW_S)
+    assert found.reason is Reason.PVC_PENDING
+    assert "ReadWriteMany" in found.message
+
+
+@pytest.mark.parametrize(
+    ("ready", "containers_ready", "expected"),
+    [("False", "True", True), ("False", "False", False), ("True", "True", False)],
+)
+def test_a_pod_whose_node_is_not_heard_is_told_from_one_that_fails(
+    ready: str, containers_ready: str, *, expected: bool
+) -> None:
+    conditions = [
+        {"type": "Ready", "status": ready},
+        {"type": "ContainersReady", "status": containers_ready},
+    ]
+    live = {"metadata": {"name": "p", "uid": "u"}, "status": {"conditions": conditions}}
+    assert pod_facts(live).cut_off is expected
+
+
+def test_a_deployment_is_read() -> None:
+    live = {
+        "metadata": {"generation": 2},
+        "spec": {"replicas": 2},
+        "status": {
+            "observedGeneration": 2,
+            "replicas": 2,
+            "updatedReplicas": 2,
+            "readyReplicas": 2,
+            "availableReplicas": 2,
+            "conditions": [{"type": "Progressing", "reason": "NewReplicaSetAvailable"}],
+        },
+    }
+    assert deployment_facts(live).settled
+    assert not deployment_facts({**live, "metadata": {"generation": 3}}).settled
+    assert deployment_facts(None) == NO_DEPLOYMENT
+
+
+def test_a_pod_is_read() -> None:
+    live = {
+        "metadata": {"name": "p", "uid": "u"},
+        "status": {
+            "podIP": "10.0.0.1",
+            "conditions": [{"type": "PodScheduled", "status": "True"}],
+            "containerStatuses": [
+                {
+                    "restartCount": 3,
+                    "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}},
+                    "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}},
+                }
+            ],
+        },
+    }
+    facts = pod_facts(live)
+    assert (facts.reason, facts.restarts, facts.scheduled, facts.ready) == (
+        "CrashLoopBackOff",
+        3,
+        True,
+        False,
+    )
+    assert facts.message == "back-off; last exit: code 137, OOMKilled"
