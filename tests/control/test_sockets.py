@@ -75,13 +75,17 @@ async def test_another_proxys_pods_are_left_alone() -> None:
 
 
 def _telling(texts: Sequence[str], asked: list[str]) -> Serve:
-    """Answer each question for metrics with the next of `texts`, and then with the last one."""
+    """Answer each question for metrics with the next of `texts`, and then with the last one.
+
+    No text is an error.
+    """
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         text = texts[min(len(asked), len(texts) - 1)]
         asked.append(text)
-        writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode())
+        status = "200 OK" if text else "503 Service Unavailable"
+        writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode())
         await writer.drain()
         writer.close()
 
@@ -120,6 +124,15 @@ async def test_the_drain_asks_its_own_container_whatever_proxy_the_user_has_set(
     async with _server(_telling([busy, idle], asked)) as port:
         assert await _drain(port, 30, **proxies) == 0
     assert asked == [busy, idle, idle]
+
+
+async def test_the_drain_goes_on_where_a_busy_server_fails_to_answer() -> None:
+    busy, idle = "num_requests_running 1\n", "num_requests_running 0\n"
+    asked: list[str] = []
+    texts = [busy, "", "", "", "", busy, "", idle]
+    async with _server(_telling(texts, asked)) as port:
+        assert await _drain(port, 30) == 0
+    assert asked == [*texts, idle]
 
 
 async def test_the_drain_ends_with_its_time_even_if_requests_run() -> None:

@@ -3,7 +3,8 @@
 The program below runs inside the NIM's container, by argv and without a shell, with whatever
 Python the image has. It waits until the proxies have heard that the pod is going, then until the
 NIM's own metrics (1.x without, 2.x with the prefix `vllm:`) show no running and no waiting request.
-If it cannot run, or the metrics cannot be read, the kubelet goes on and stops the container.
+A busy server may fail to answer now and then; if the program cannot run, or the metrics cannot be
+read five times in a row, the kubelet goes on and stops the container.
 It asks its own container, so no proxy of the user's environment (HTTP_PROXY) stands in between.
 """
 
@@ -20,10 +21,17 @@ import sys, time, urllib.request
 url, end = sys.argv[1], time.monotonic() + float(sys.argv[2])
 direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 time.sleep(min(float(sys.argv[3]), float(sys.argv[2])))
-idle = 0
+idle = failed = 0
 while idle < 2 and time.monotonic() < end:
-    text = direct.open(url, timeout=5).read().decode()
-    busy = 0.0
+    try:
+        text = direct.open(url, timeout=5).read().decode()
+    except Exception:
+        failed += 1
+        if failed == 5:
+            raise
+        time.sleep(0.5)
+        continue
+    failed, busy = 0, 0.0
     for line in text.splitlines():
         name = line.partition("{")[0].partition(" ")[0].rpartition(":")[2]
         if name in ("num_requests_running", "num_requests_waiting"):
