@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nimway.sandbox import launcher
-from nimway.sandbox.demo import SAMPLES, chart
+from nimway.sandbox.demo import SAMPLES, DemoError, chart, check_completion
 from tests.support.cluster import eventually
 from tests.support.ports import free_port
 
@@ -31,6 +31,13 @@ def test_a_port_in_use_is_named_before_anything_starts() -> None:
     assert done.stderr.startswith(f"Error: port {port} of 127.0.0.1 is in use")
     assert f"PORT={port + 1}" in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("answer", ["", "bad gateway", "[]", '{"choices": [{"text": ""}]}'])
+def test_an_answer_that_is_no_completion_is_a_step_that_failed(answer: str) -> None:
+    with pytest.raises(DemoError, match="completion") as failed:
+        check_completion(answer)
+    assert failed.value.exit_code == 1
 
 
 @pytest.fixture
@@ -87,4 +94,24 @@ def test_a_step_that_fails_ends_with_1_and_says_which(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert "Error: helm failed with status 3: no luck" in done.stderr
+    assert name not in launcher.running()
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("_own_cluster")
+def test_a_control_plane_that_does_not_start_ends_with_1_and_says_why(tmp_path: Path) -> None:
+    for program in ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"):
+        (tmp_path / program).write_text("#!/bin/sh\necho no luck >&2; exit 3\n")
+        (tmp_path / program).chmod(0o755)
+    name = launcher.new_name("demo")
+    done = subprocess.run(
+        [NIMWAY, "sandbox", "demo", "--once", "--name", name, "--port", str(free_port())],
+        env=os.environ | {"KUBEBUILDER_ASSETS": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "ended with status 3: no luck" in done.stderr
+    assert "Traceback" not in done.stderr
     assert name not in launcher.running()

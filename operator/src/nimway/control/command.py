@@ -1,4 +1,8 @@
-"""`nimway operator`: the command line of the operator."""
+"""`nimway operator`: the command line of the operator.
+
+Owns options and exit codes: 2 for what cannot be used as it is given, 1 for an API server that does
+not answer or refuses, and for an operator that must not go on.
+"""
 
 import asyncio
 import logging
@@ -15,6 +19,12 @@ from nimway.control.runtime import run
 from nimway.control.settings import Settings
 
 _LEVELS = ("debug", "info", "warning", "error")
+
+
+class _UsageError(click.ClickException):
+    """Wrong input: one sentence, exit code 2."""
+
+    exit_code = 2
 
 
 def _names(text: str | None) -> frozenset[str]:
@@ -105,8 +115,10 @@ def operator(
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             code = runner.run(run(settings))
-    except (ConfigurationError, ApiError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+    except (ConfigurationError, OSError) as error:
+        raise _UsageError(f"the operator cannot start: {error}") from error
+    except ApiError as error:
+        raise click.ClickException(f"the operator cannot start: {error}") from error
     sys.exit(code)
 
 

@@ -45,7 +45,8 @@ async def load_configuration(kubeconfig: str | None) -> client.Configuration:
                 config_file=kubeconfig, client_configuration=configuration
             )
     except Exception as error:  # the loader meets a broken file with any of them
-        raise KubeError(0, f"no Kubernetes configuration: {error}") from error
+        why = " ".join(str(error).split())
+        raise KubeError(0, f"no Kubernetes configuration: {why}") from error
     return configuration
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from nimway.sandbox import toolchain
-from nimway.sandbox.errors import SandboxError
+from nimway.sandbox.errors import FailedError, SandboxError
 
 Progress = Callable[[str], None]
 
@@ -42,7 +42,8 @@ def control_plane(progress: Progress) -> Path:
     """Return the folder with etcd and the Kubernetes programs, building them if need be.
 
     Raises:
-        SandboxError: there are none and they cannot be built; the text says why.
+        SandboxError: KUBEBUILDER_ASSETS lacks some, or there is nowhere to put them.
+        FailedError: they could not be built; the text says why.
     """
     if assets := os.environ.get("KUBEBUILDER_ASSETS"):
         folder = Path(assets)
@@ -151,4 +152,4 @@ def _build_program(go: Path, package: str, output: Path, label: str, progress: P
                 told = time.monotonic()
                 progress(f"building {label}: {count} packages, {line.strip()}")
     if process.returncode != 0:
-        raise SandboxError(f"go build {package} failed: {' | '.join(tail)}")
+        raise FailedError(f"go build {package} failed: {' | '.join(tail)}")

@@ -1,6 +1,7 @@
 """`nimway sandbox ...`: the sandbox at the terminal.
 
-Owns options, words and exit codes (2 for what the user can put right). It starts nothing itself.
+Owns options, words and exit codes (2 for what the user can put right, 1 for a step that failed). It
+starts nothing itself.
 """
 
 import functools
@@ -15,7 +16,7 @@ import click
 
 from nimway.sandbox import binaries as programs
 from nimway.sandbox import launcher
-from nimway.sandbox.errors import SandboxError
+from nimway.sandbox.errors import FailedError, SandboxError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -24,7 +25,7 @@ _EXIT_INTERRUPTED: Final = 130
 
 
 def _sentences(function: Callable[P, T]) -> Callable[P, T]:
-    """Turn the sandbox's errors into one sentence and exit code 2."""
+    """Turn the sandbox's errors into one sentence and their exit code."""
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -32,7 +33,7 @@ def _sentences(function: Callable[P, T]) -> Callable[P, T]:
             return function(*args, **kwargs)
         except SandboxError as error:
             click.echo(f"Error: {error}", err=True)
-            sys.exit(2)
+            sys.exit(error.exit_code)
 
     return wrapped
 
@@ -193,12 +194,12 @@ def forward(*, name: str, namespace: str, port_name: str, port: int | None, serv
     show_default=True,
     help="The proxy's port on 127.0.0.1.",
 )
-@click.option("--once", is_flag=True, help="End after the answers, with exit code 0.")
+@click.option("--once", is_flag=True, help="End after the answers: with 0, or 1 if a step failed.")
 @_sentences
 def demo(*, name: str, port: int, once: bool) -> None:
-    """Show everything: a cluster, three models, and answers through the proxy."""
+    """Show everything: a cluster, four models, and answers through the proxy."""
     # Imported here: the other commands need not wait for an HTTP client.
-    from nimway.sandbox.demo import Demo, DemoError  # noqa: PLC0415
+    from nimway.sandbox.demo import Demo  # noqa: PLC0415
 
     run = Demo(launcher.Options(name=name), launcher.listen_on_loopback(port), click.echo)
     with _interruptible():
@@ -208,9 +209,6 @@ def demo(*, name: str, port: int, once: bool) -> None:
                 return
             click.echo(run.next_steps())
             _stay_until_interrupted(run.sandbox)
-        except DemoError as error:
-            click.echo(f"Error: {error}", err=True)
-            sys.exit(1)
         finally:
             if run.sandbox is not None:
                 run.sandbox.stop()
@@ -223,4 +221,4 @@ def _stay_until_interrupted(started: launcher.Sandbox | None) -> None:
             time.sleep(0.5)
     except KeyboardInterrupt:
         return
-    raise SandboxError("the sandbox ended by itself")
+    raise FailedError("the sandbox ended by itself")

