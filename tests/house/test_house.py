@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from nimway.api import reference
 from nimway.api.crd import build_crds, render
 
 ROOT = Path(__file__).parents[2]
@@ -24,6 +25,11 @@ def test_generated_crds_are_current(name: str) -> None:
     expected = render(build_crds()[name])
     for folder in ("crds", "charts/nimway/crds"):
         assert (ROOT / folder / name).read_text(encoding="utf-8") == expected, "run: make crds"
+
+
+def test_the_generated_reference_is_current() -> None:
+    written = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    assert written == reference.render(), "run: make docs"
 
 
 def test_no_file_is_longer_than_its_limit() -> None:

@@ -1,10 +1,13 @@
 """A pod's life on the process node, against the real control plane."""
 
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nimway.proxy import wire
 from tests.sandbox.pods import IMAGE, pod, shell, sleeper
 from tests.support.cluster import Cluster, eventually
 
@@ -91,6 +94,15 @@ def test_environment_volumes_and_downward_api_reach_the_process(
     cluster.apply(namespace, pod("reads", container, volumes=volumes, restartPolicy="Never"))
     lines = _log_of_finished(cluster, namespace, "reads").splitlines()
     assert lines == ["s3-1-$(X) 2", '1s3app="reads"', "read-only", "1", "reads"]
+
+
+def test_a_pod_runs_the_nimway_that_runs_the_sandbox(cluster: Cluster, namespace: str) -> None:
+    script = "import nimway.proxy.wire as module; print(module.__file__)"
+    container = {"name": "main", "image": IMAGE, "command": ["python3", "-c", script]}
+    cluster.apply(namespace, pod("tells", container, restartPolicy="Never"))
+    assert _log_of_finished(cluster, namespace, "tells").strip() == wire.__file__
+    compiled = [folder for folder in sys.path if list(Path(folder).glob("nimway_proxy__mypyc.*"))]
+    assert wire.__file__.endswith(".so" if compiled else ".py")
 
 
 def test_a_pods_token_is_its_service_accounts_at_the_api_server(

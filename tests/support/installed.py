@@ -6,7 +6,6 @@ by hand do not meet. With `NIMWAY_TEST_KUBECONFIG` in that foreign cluster, reac
 """
 
 import os
-import re
 import subprocess
 import threading
 import time
@@ -23,6 +22,7 @@ import yaml
 from nimway.sandbox import binaries, launcher, toolchain
 from tests.support.cluster import Cluster
 from tests.support.pacing import pause_s
+from tests.support.port_forward import forwarded
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "nimway"
@@ -56,11 +56,15 @@ class Answers:
 
 @dataclass(frozen=True)
 class Installed:
-    """A cluster with Nimway in it. `base_url` leads to the NIMProxy `default`."""
+    """A cluster with Nimway in it. `base_url` leads to the NIMProxy `default`.
+
+    Unless it is `balanced` it leads to one pod, and connections fail when that one goes.
+    """
 
     cluster: Cluster
     helm_program: Path
     base_url: str
+    balanced: bool = True
 
     def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
         return self.cluster.kubectl(*arguments, stdin=stdin, check=check)
@@ -166,8 +170,12 @@ def installed() -> Iterator[Installed]:
         helm_program, kubectl_program = toolchain.helm(print), binaries.kubectl(print)
         cluster = Cluster(Path(foreign), None, kubectl_program)
         install(helm_program, cluster.kubeconfig)
-        with _foreign_base_url(cluster) as base_url:
+        if base_url := os.environ.get("NIMWAY_TEST_BASE_URL"):
             yield Installed(cluster, helm_program, base_url)
+            return
+        environment = os.environ | {"KUBECONFIG": foreign}
+        with forwarded(kubectl_program, environment, NAMESPACE, "nimway-default", 8000) as port:
+            yield Installed(cluster, helm_program, f"http://127.0.0.1:{port}", balanced=False)
         return
     helm_program, kubectl_program = toolchain.helm(print), binaries.kubectl(print)
     options = launcher.Options(name=launcher.new_name("e2e"), backoff_initial_s=1.0)
@@ -179,27 +187,6 @@ def installed() -> Iterator[Installed]:
         yield Installed(cluster, helm_program, f"http://127.0.0.1:{port}")
     finally:
         sandbox.stop()
-
-
-@contextmanager
-def _foreign_base_url(cluster: Cluster) -> Iterator[str]:
-    if given := os.environ.get("NIMWAY_TEST_BASE_URL"):
-        yield given
-        return
-    command = [str(cluster.kubectl_program), "-n", NAMESPACE, "port-forward"]
-    with subprocess.Popen(
-        [*command, "service/nimway-default", ":8000"],
-        env=os.environ | {"KUBECONFIG": str(cluster.kubeconfig)},
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as forward:
-        try:
-            assert forward.stdout is not None
-            match = re.search(r"127\.0\.0\.1:(\d+)", forward.stdout.readline())
-            assert match, "kubectl port-forward did not start"
-            yield f"http://127.0.0.1:{match[1]}"
-        finally:
-            forward.terminate()
 
 
 @pytest.fixture

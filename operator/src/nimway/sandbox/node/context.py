@@ -1,5 +1,6 @@
 """What every pod of the node agent shares: the way to the API server, the network, the settings."""
 
+import os
 import sys
 import sysconfig
 from dataclasses import dataclass
@@ -90,6 +91,8 @@ def image_environment(hostname: str) -> dict[str, str]:
         "HOSTNAME": hostname,
         "LANG": "C.UTF-8",
         "PYTHONUNBUFFERED": "1",
+        # So pods run the nimway that runs the sandbox: the compiled one, say.
+        "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
         "KUBERNETES_SERVICE_HOST": BRIDGE_ADDRESS,
         "KUBERNETES_SERVICE_PORT": str(API_PORT),
         "KUBERNETES_SERVICE_PORT_HTTPS": str(API_PORT),
