@@ -43,6 +43,8 @@ def limited(installed: Installed, models: str) -> str:
     installed.apply_model(models, "patient", "org/patient", env=late, routing=patient, **common)
     for name in ("quick", "slow", "patient"):
         installed.wait_ready(models, name)
+    # Models are Ready as soon as one of the proxies that lead to them serves: that is the other.
+    installed.wait_ready(models, "limited", kind="nimproxy")
     port = installed.cluster.sandbox.forward_service(models, "nimway-limited", "http")
     return f"http://127.0.0.1:{port}"
 

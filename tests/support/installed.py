@@ -88,12 +88,14 @@ class Installed:
         }
         self.kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump(manifest))
 
-    def wait_ready(self, namespace: str, name: str, timeout_s: int = 60) -> None:
+    def wait_ready(
+        self, namespace: str, name: str, timeout_s: int = 60, *, kind: str = "nimmodel"
+    ) -> None:
         self.kubectl(
             "wait",
             "-n",
             namespace,
-            f"nimmodel/{name}",
+            f"{kind}/{name}",
             "--for=condition=Ready",
             f"--timeout={timeout_s}s",
         )
