@@ -14,6 +14,7 @@ from tests.support.faults import FULL, full_only
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
 RESTARTS = 20 if FULL else 2
+MODELS = 200 if FULL else 2
 LEASE_S = 15.0 if FULL else 5.0
 """The product's, or one with the same proportions that saves time."""
 
@@ -30,12 +31,14 @@ async def _leads(world: World, since: int) -> bool:
     )
 
 
-async def _steady(world: World) -> None:
+async def _steady(world: World, count: int = 2) -> None:
+    """Have `count` models, `a` and `b` among them, and wait until all is said of them."""
     namespace = world.namespace
-    await world.apply(proxy(namespace, "edge"), model(namespace, "a"), model(namespace, "b"))
-    await world.routed("a", "b")
-    await world.reported(MODEL, "a", "Ready/SwitchedOff")
-    await world.reported(MODEL, "b", "Ready/SwitchedOff")
+    names = ["a", "b", *(f"m-{number}" for number in range(count - 2))]
+    await world.apply(proxy(namespace, "edge"), *(model(namespace, name) for name in names))
+    await world.routed(*names, timeout_s=60)
+    for name in names:
+        await world.reported(MODEL, name, "Ready/SwitchedOff", timeout_s=60)
     await world.settled()
 
 
@@ -44,7 +47,7 @@ async def _steady(world: World) -> None:
 )
 async def test_restarts_write_nothing_but_the_lease(world: World, number: signal.Signals) -> None:
     operator = world.start()
-    await _steady(world)
+    await _steady(world, MODELS)
     table = await world.table()
     writes, state = len(world.faults.writes()), await world.state()
     for _ in range(RESTARTS):
@@ -61,7 +64,7 @@ async def test_restarts_write_nothing_but_the_lease(world: World, number: signal
 @full_only
 async def test_an_idle_operator_renews_its_lease_and_nothing_else(world: World) -> None:
     world.start()
-    await _steady(world)
+    await _steady(world, MODELS)
     since, writes = len(world.faults.calls), len(world.faults.writes())
     idle_s = 120.0 if FULL else 10.0
     with contextlib.suppress(AssertionError):

@@ -79,6 +79,7 @@ async def test_a_newer_operator_changes_a_models_pod_only_with_its_users_next_ch
 
     await until(restored, "the image is put back", timeout_s=5)
 
+    generation = (await world.get(DEPLOYMENT, "llama"))["metadata"]["generation"]
     wanted = {"spec": {"env": [{"name": "WANTED", "value": "1"}]}}
     await patch(world.api, MODEL, world.namespace, "llama", wanted)
 
@@ -87,6 +88,9 @@ async def test_a_newer_operator_changes_a_models_pod_only_with_its_users_next_ch
         return live if "WANTED" in _variables(live) else None
 
     assert NEW in _variables(await until(rendered, "the user's change is applied"))
+    await world.settled(1.0)
+    after = await world.get(DEPLOYMENT, "llama")
+    assert after["metadata"]["generation"] == generation + 1, "one rollout for both"
 
 
 @full_only

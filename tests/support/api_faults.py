@@ -152,6 +152,7 @@ class FaultyApi:
         self._loop = asyncio.get_running_loop()
         self._session: aiohttp.ClientSession | None = None
         self._transports: set[asyncio.Transport] = set()
+        self._upstreams: set[asyncio.Transport] = set()
         self.port = 0
         self.calls: list[Call] = []
         self.rules: list[Rule] = []
@@ -247,22 +248,30 @@ class FaultyApi:
             finally:
                 self._abort_all()
                 await runner.cleanup()
+                # A watch that was cut says goodbye by TLS, for as long as its server takes.
+                for transport in self._upstreams:
+                    transport.abort()
 
-    def send(
+    @contextlib.asynccontextmanager
+    async def send(
         self, request: web.BaseRequest, call: Call
-    ) -> "contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]":
+    ) -> "AsyncIterator[aiohttp.ClientResponse]":
         headers = {
             name: value
             for name, value in request.headers.items()
             if name.lower() not in _HOP_BY_HOP | {"accept-encoding"}
         }
         assert self._session is not None
-        return self._session.request(
+        asking = self._session.request(
             call.method,
             f"{self._host}{request.raw_path if hasattr(request, 'raw_path') else request.path_qs}",
             data=call.body or None,
             headers=headers,
         )
+        async with asking as answer:
+            if answer.connection is not None and answer.connection.transport is not None:
+                self._upstreams.add(answer.connection.transport)
+            yield answer
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         call = Call(

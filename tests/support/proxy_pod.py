@@ -124,41 +124,49 @@ def proxy_pods(kubeconfig: Path, namespace: str, folder: Path) -> Iterator[Start
 class LoopbackEndpoints:
     """EndpointSlices with loopback addresses, which no API server takes: put in on the way.
 
-    For a proxy that was started with `--allow-loopback`. Use `set` from any thread.
+    For a proxy that was started with `--allow-loopback`. Use `set` from any thread. A watch begins
+    behind the list that its resourceVersion names, so that no change falls between the two.
     """
 
     def __init__(self, api: FaultyApi, service: str, *addresses: Address) -> None:
         self._api = api
         self._service = service
         self._addresses = frozenset(addresses)
-        self._queues: set[asyncio.Queue[tuple[str, Address]]] = set()
+        self._events: list[tuple[str, Address]] = []
+        self._watches: set[asyncio.Event] = set()
         api.on(lambda call: call.plural == "endpointslices", self._act)
 
     def set(self, *addresses: Address) -> None:
         """Change the addresses: an event for each that comes or goes."""
         old, self._addresses = self._addresses, frozenset(addresses)
-        events = [("ADDED", address) for address in sorted(self._addresses - old)]
-        events += [("DELETED", address) for address in sorted(old - self._addresses)]
-        for queue in list(self._queues):
-            for event in events:
-                self._api._loop.call_soon_threadsafe(queue.put_nowait, event)
+        self._events += [("ADDED", address) for address in sorted(self._addresses - old)]
+        self._events += [("DELETED", address) for address in sorted(old - self._addresses)]
+        for watch in list(self._watches):
+            self._api._loop.call_soon_threadsafe(watch.set)
 
     async def _act(self, exchange: Exchange) -> web.StreamResponse:
         exchange.call.status = 200
         if not exchange.call.is_watch:
+            version = len(self._events)
             items = [self._slice(address) for address in sorted(self._addresses)]
-            return web.json_response({"metadata": {"resourceVersion": "1"}, "items": items})
+            return web.json_response(
+                {"metadata": {"resourceVersion": f"{version}"}, "items": items}
+            )
         answer = web.StreamResponse()
         await answer.prepare(exchange._request)
-        queue: asyncio.Queue[tuple[str, Address]] = asyncio.Queue()
-        self._queues.add(queue)
+        sent = int(exchange._request.query["resourceVersion"])
+        changed = asyncio.Event()
+        self._watches.add(changed)
         try:
             while True:
-                kind, address = await queue.get()
-                event = {"type": kind, "object": self._slice(address)}
-                await answer.write(json.dumps(event).encode() + b"\n")
+                changed.clear()
+                for kind, address in self._events[sent:]:
+                    sent += 1
+                    event = {"type": kind, "object": self._slice(address)}
+                    await answer.write(json.dumps(event).encode() + b"\n")
+                await changed.wait()
         finally:
-            self._queues.discard(queue)
+            self._watches.discard(changed)
 
     def _slice(self, address: Address) -> dict[str, Any]:
         return {
