@@ -16,7 +16,7 @@ import pytest
 
 from nimway.control.client import KubeClient
 from nimway.control.kinds import DEPLOYMENT, EVENT, MODEL, POD, Manifest
-from tests.control.process import condition, connect
+from tests.control.process import condition, connect, patch
 from tests.support.installed import Installed, eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
@@ -65,6 +65,12 @@ def _failed(_: list[Manifest], deployment: Manifest) -> bool:
     return condition(deployment, "ReplicaFailure").get("status") == "True"
 
 
+def _unequipped(pods: list[Manifest], _: Manifest) -> bool:
+    """Tell whether a pod waits for its volumes; all have their place."""
+    said = [condition(pod, "PodReadyToStartContainers").get("status") for pod in pods]
+    return sorted(map(str, said)) == ["False", "True"]
+
+
 def _not_ready(pods: list[Manifest], _: Manifest) -> bool:
     return any(condition(pod, "Ready").get("status") == "False" for pod in pods)
 
@@ -77,11 +83,15 @@ async def _pods(api: KubeClient, namespace: str, name: str) -> list[Manifest]:
 async def _explained(
     api: KubeClient, namespace: str, name: str, cause: Cause, reason: str
 ) -> Manifest:
-    """Wait until Kubernetes knows, and assert that the model's Ready tells within `TOLD_S`."""
+    """Wait until Kubernetes knows, and assert that a condition tells within `TOLD_S`.
+
+    While another pod serves, that is Reconciling.
+    """
     known_s, end_s = None, time.monotonic() + 60
     while True:
         live = await api.get(MODEL, namespace, name)
-        told: Manifest = condition(live, "Ready")
+        serves = condition(live, "Ready").get("status") == "True"
+        told: Manifest = condition(live, "Reconciling" if serves else "Ready")
         if told.get("reason") == reason:
             return live
         now_s = time.monotonic()
@@ -173,6 +183,77 @@ async def test_a_quota_is_told_within_two_seconds_and_lifted_without_a_hand(
     assert "exceeded quota: gpus" in condition(live, "Ready")["message"]
     installed.kubectl("delete", "quota", "gpus", "-n", models)
     await _recovered(installed, models, "rationed", timeout_s=60)
+
+
+@pytest.mark.alone
+async def test_an_update_that_hangs_says_why_while_the_old_pod_serves(
+    installed: Installed, api: KubeClient, models: str
+) -> None:
+    installed.apply_model(models, "troubled", f"org/{models}", **FAST)
+    await _recovered(installed, models, "troubled", timeout_s=60)
+    image = (await api.get(MODEL, models, "troubled"))["spec"]["image"]
+    change = {"image": "docker.io/library/nothing:2"}
+    await patch(api, MODEL, models, "troubled", {"spec": change})
+    pulls = _waits("ErrImagePull", "ImagePullBackOff")
+    live = await _explained(api, models, "troubled", pulls, "ImagePullFailed")
+    assert change["image"] in condition(live, "Reconciling")["message"]
+    assert condition(live, "Ready")["reason"] == "Serving"
+    assert condition(live, "Stalled")["status"] == "False"
+    shown = partial(_event_is_shown, installed, models, "ImagePullFailed")
+    await asyncio.to_thread(eventually, shown, 10, "an Event tells it")
+    await patch(api, MODEL, models, "troubled", {"spec": {"image": image}})
+    settled = partial(_settled, installed, models)
+    await asyncio.to_thread(eventually, settled, 30, "it is as before")
+
+
+def _settled(installed: Installed, namespace: str) -> bool:
+    live: Any = installed.get(namespace, "nimmodel", "troubled")
+    observed = live["status"]["observedGeneration"] == live["metadata"]["generation"]
+    return bool(observed and condition(live, "Reconciling")["reason"] == "Settled")
+
+
+SPREAD = {
+    "podAntiAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": [
+            {
+                "topologyKey": "kubernetes.io/hostname",
+                "labelSelector": {"matchLabels": {"app.kubernetes.io/instance": "stored"}},
+            }
+        ]
+    }
+}
+"""So the successor of a pod gets the other node with GPUs."""
+
+
+@pytest.mark.alone
+async def test_a_claim_that_a_pod_on_another_node_has_is_told_and_the_old_pod_can_go_first(
+    installed: Installed, api: KubeClient, models: str
+) -> None:
+    if installed.cluster.sandbox is None:
+        pytest.skip("whether a volume is for one node is the foreign cluster's StorageClass's")
+    storage = {"pvc": {"size": "1Gi", "reclaim": "Delete"}}
+    installed.apply_model(
+        models, "stored", f"org/{models}", storage=storage, affinity=SPREAD, **FAST
+    )
+    await _recovered(installed, models, "stored", timeout_s=60)
+    [old] = await _pods(api, models, "stored")
+    change: Manifest = {"env": [{"name": "NIMSIM_TOKEN_S", "value": "0.01"}]}
+    await patch(api, MODEL, models, "stored", {"spec": change})
+    live = await _explained(api, models, "stored", _unequipped, "PVCPending")
+    text = condition(live, "Reconciling")["message"]
+    assert f"pod {old['metadata']['name']} on node {old['spec']['nodeName']} has" in text
+    assert condition(live, "Ready")["status"] == "True", "the old pod serves"
+    change = {"rollout": {"maxSurge": 0, "maxUnavailable": 1}}
+    await patch(api, MODEL, models, "stored", {"spec": change})
+    await asyncio.to_thread(eventually, partial(_moved, installed, models, old), 60, "it moved")
+
+
+def _moved(installed: Installed, namespace: str, old: Manifest) -> bool:
+    live: Any = installed.get(namespace, "nimmodel", "stored")
+    pods = installed.list(namespace, "pods", "app.kubernetes.io/instance=stored")
+    nodes = {pod["spec"].get("nodeName") for pod in pods}
+    settled = condition(live, "Reconciling")["reason"] == "Settled"
+    return settled and len(pods) == 1 and old["spec"]["nodeName"] not in nodes
 
 
 async def _recovered(

@@ -16,7 +16,7 @@ from nimway.control.conditions import (
     render,
     verdict_of,
 )
-from nimway.control.diagnosis import Diagnosis, Workload
+from nimway.control.diagnosis import NOTHING_WAITS, Diagnosis, Workload
 from nimway.control.facts import NO_DEPLOYMENT, DeploymentFacts
 
 ROUTED = RouteView(proxies=1, pods_ready=2, pods_serving=2, names=("m",))
@@ -226,6 +226,38 @@ def test_a_proxy_is_ready_when_a_pod_serves() -> None:
     assert proxy_verdicts(facts)["Ready"].status == "True"
     down = ProxyFacts(1, 2, 3, 0, NO_DEPLOYMENT, LOADING)
     assert proxy_verdicts(down)["Ready"].status == "False"
+
+
+@pytest.mark.parametrize(
+    ("diagnosis", "reason", "text"),
+    [
+        (NOTHING_WAITS, Reason.PROGRESSING, "1 of 2 replicas are current, 2 are available"),
+        (LOADING, Reason.PROGRESSING, f"2 are available; {LOADING.message}"),
+        (
+            Diagnosis(Reason.IMAGE_PULL_FAILED, "no such image"),
+            Reason.IMAGE_PULL_FAILED,
+            "2 are available; no such image",
+        ),
+    ],
+)
+def test_an_update_that_hangs_while_old_pods_serve_says_why(
+    diagnosis: Diagnosis, reason: Reason, text: str
+) -> None:
+    rolling = _deployment(wanted=2, replicas=3, updated=1, available=2)
+    facts = _model(
+        deployment=rolling,
+        replicas=2,
+        diagnosis=diagnosis,
+    )
+    for verdicts in (
+        model_verdicts(facts, None),
+        proxy_verdicts(ProxyFacts(1, 2, 3, 2, rolling, diagnosis)),
+    ):
+        assert verdicts["Ready"].status == "True"
+        told = verdicts["Reconciling"]
+        assert (told.status, told.reason) == ("True", reason)
+        assert told.message.endswith(text)
+        assert verdicts["Stalled"].status == "False"
 
 
 def test_conflicting_names_and_switching_off_do_not_contradict_each_other() -> None:

@@ -11,6 +11,8 @@ from nimway.control.facts import (
     deployment_facts,
     pod_facts,
 )
+from nimway.control.models import workload_of
+from tests.control.samples import resolved
 
 NOW_S = 1_764_000_000.0
 LATE = replace(NO_DEPLOYMENT, deadline_exceeded=True, deadline_s=5400)
@@ -181,6 +183,14 @@ def test_a_pods_scheduling_gates_are_read() -> None:
     assert pod_facts(live).gates == ("kueue.x-k8s.io/admission",)
 
 
+def test_a_pods_node_and_what_it_has_are_read() -> None:
+    live: dict[str, Any] = {"metadata": {"name": "p", "uid": "u"}, "spec": {"nodeName": "a"}}
+    assert (pod_facts(live).node, pod_facts(live).equipped) == ("a", None)
+    for status, equipped in (("False", False), ("True", True)):
+        live["status"] = {"conditions": [{"type": "PodReadyToStartContainers", "status": status}]}
+        assert pod_facts(live).equipped is equipped
+
+
 def test_a_quota_is_named() -> None:
     full = replace(
         NO_DEPLOYMENT, failure='pods "x" is forbidden: exceeded quota: gpu, requested: ...'
@@ -188,10 +198,58 @@ def test_a_quota_is_named() -> None:
     assert diagnose(full, [], Workload(), NOW_S).reason is Reason.QUOTA_EXCEEDED
 
 
-def test_a_claim_for_one_node_is_named_when_several_pods_wait_for_it() -> None:
-    found = diagnose(NO_DEPLOYMENT, [_pod()], Workload(single_node_claim=True), NOW_S)
-    assert found.reason is Reason.PVC_PENDING
-    assert "ReadWriteMany" in found.message
+@pytest.mark.parametrize(
+    ("other", "single_node", "reason", "text"),
+    [
+        ({"equipped": True}, True, Reason.PVC_PENDING, "pod q on node b has the model's claim"),
+        ({"running": True}, True, Reason.PVC_PENDING, "ReadWriteMany"),
+        ({"equipped": True, "deleting": True}, True, Reason.PVC_PENDING, "maxSurge 0"),
+        ({"equipped": True, "node": "a"}, True, Reason.PROGRESSING, "its volumes and its network"),
+        ({"equipped": False}, True, Reason.PROGRESSING, "its volumes and its network"),
+        ({"equipped": True}, None, Reason.PROGRESSING, "if the claim is ReadWriteOnce"),
+        ({"equipped": True}, False, Reason.PROGRESSING, "its volumes and its network"),
+    ],
+)
+@pytest.mark.parametrize("equipped", [False, None])
+def test_a_pod_that_waits_for_a_claim_on_another_node_says_so(
+    other: dict[str, Any],
+    single_node: bool | None,  # noqa: FBT001 - the value itself
+    reason: Reason,
+    text: str,
+    equipped: bool | None,  # noqa: FBT001 - the value itself
+) -> None:
+    holder = _pod(**{"name": "q", "node": "b", "ready": True, **other})
+    pods = [holder, _pod(node="a", equipped=equipped)]
+    found = diagnose(NO_DEPLOYMENT, pods, Workload(single_node=single_node), NOW_S)
+    assert found.reason is reason
+    assert text in found.message
+    assert not found.stalled
+
+
+def test_a_pod_with_its_volumes_is_pulling_its_image() -> None:
+    pods = [_pod(name="q", node="b", ready=True, equipped=True), _pod(node="a", equipped=True)]
+    found = diagnose(NO_DEPLOYMENT, pods, Workload(single_node=True), NOW_S)
+    assert found.reason is Reason.PROGRESSING
+    assert found.message.endswith("pulling its image")
+
+
+@pytest.mark.parametrize(
+    ("storage", "expected"),
+    [
+        (None, False),
+        ({"emptyDir": {"sizeLimit": "1Gi"}}, False),
+        ({"pvc": {"claimName": "mine"}}, None),
+        ({"pvc": {"size": "1Gi"}}, True),
+        ({"pvc": {"size": "1Gi", "accessMode": "ReadWriteOncePod"}}, True),
+        ({"pvc": {"size": "1Gi", "accessMode": "ReadWriteMany"}}, False),
+    ],
+)
+def test_which_claims_are_for_one_node(
+    storage: dict[str, Any] | None,
+    expected: bool | None,  # noqa: FBT001 - the value itself
+) -> None:
+    spec: dict[str, Any] = {"storage": storage} if storage else {}
+    assert workload_of(resolved(**spec)).single_node is expected
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """OP-2, OP-3, OP-4: the operator's watches lie, stall or break."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -10,7 +11,7 @@ from nimway.control.kinds import DEPLOYMENT, MODEL, Manifest
 from tests.control.process import OperatorProcess, patch
 from tests.faults.world import MODEL_CHILDREN, World, model, proxy, until
 from tests.support.api_faults import Call, refuse
-from tests.support.faults import full_only
+from tests.support.faults import FULL, full_only
 from tests.support.ports import free_port
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
@@ -182,6 +183,10 @@ async def test_a_childs_deletion_behind_a_broken_watch_is_repaired_without_a_res
     assert operator.process.poll() is None
 
 
+REFUSED_S = 120.0 if FULL else 2.0
+
+
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("status", [403, pytest.param(500, marks=full_only)])
 async def test_a_time_of_refusals_ends_with_an_operator_that_sees(
     world: World, status: int
@@ -189,6 +194,7 @@ async def test_a_time_of_refusals_ends_with_an_operator_that_sees(
     await _steady(world)
     rule = world.faults.on(_is_read, refuse(status, "Forbidden"))
     world.faults.cut_watches()
+    await asyncio.sleep(REFUSED_S)
     await until(lambda: _hit(rule.hits, 20), "the operator was refused", timeout_s=15)
     for number in range(3):
         await world.apply(model(world.namespace, f"while-{number}"))

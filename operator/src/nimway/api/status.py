@@ -133,7 +133,7 @@ REASON_HELP: Final[Mapping[Reason, tuple[str, str]]] = MappingProxyType(
         ),
         Reason.PVC_PENDING: (
             "A volume claim is not bound, or not mountable on this node.",
-            "kubectl describe pvc; several replicas need accessMode ReadWriteMany.",
+            "kubectl describe pvc; pods on several nodes need accessMode ReadWriteMany.",
         ),
         Reason.NODE_NOT_READY: (
             "The pod's node does not answer. Kubernetes replaces the pod after its toleration, "

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from nimway.api.status import ConditionType, Reason
 from nimway.control.claims import Refusal
-from nimway.control.diagnosis import NO_WORKLOAD, Diagnosis, Workload
+from nimway.control.diagnosis import NO_WORKLOAD, NOTHING_WAITS, Diagnosis, Workload
 from nimway.control.facts import DeploymentFacts
 from nimway.control.kinds import Manifest
 from nimway.control.sleep import Autoscaled, asleep_text, waking_text
@@ -97,7 +97,7 @@ def model_verdicts(facts: ModelFacts, kept_routed: Verdict | None) -> dict[str, 
         ConditionType.READY: ready,
         ConditionType.ROUTED: routed,
         ConditionType.AVAILABLE: available,
-        **_progress(facts.deployment, ready, _model_stalled(facts)),
+        **_progress(facts, ready, _model_stalled(facts)),
     }
 
 
@@ -115,7 +115,7 @@ def proxy_verdicts(facts: ProxyFacts) -> dict[str, Verdict]:
     return {
         ConditionType.READY: ready,
         ConditionType.AVAILABLE: available,
-        **_progress(facts.deployment, ready, _stalled(facts.problem, facts.diagnosis)),
+        **_progress(facts, ready, _stalled(facts.problem, facts.diagnosis)),
     }
 
 
@@ -160,7 +160,7 @@ def _available(deployment: DeploymentFacts, diagnosis: Diagnosis, replicas: int)
 
 
 _ON_ITS_WAY = frozenset({Reason.PROGRESSING, Reason.LOADING_WEIGHTS})
-"""What a model that wakes is expected to wait for; anything else is told as it is."""
+"""What a model that wakes, or is updated, is expected to wait for; the rest is told as it is."""
 
 
 def _model_available(facts: ModelFacts) -> Verdict:
@@ -251,8 +251,9 @@ def _stalled(problem: Problem | None, diagnosis: Diagnosis) -> Verdict | None:
 
 
 def _progress(
-    deployment: DeploymentFacts, ready: Verdict, stalled: Verdict | None
+    facts: ModelFacts | ProxyFacts, ready: Verdict, stalled: Verdict | None
 ) -> dict[str, Verdict]:
+    deployment = facts.deployment
     settled = Verdict("False", Reason.SETTLED, "as declared")
     if stalled is not None:
         halted = Verdict("False", stalled.reason, stalled.message)
@@ -265,6 +266,11 @@ def _progress(
             f"{deployment.available} are available"
         )
         moving = Verdict("True", Reason.PROGRESSING, text)
+        if ready.reason is Reason.SERVING and facts.diagnosis != NOTHING_WAITS:
+            # Nobody notices an update that hangs while the old pods serve, unless it says why.
+            cause = facts.diagnosis
+            reason = Reason.PROGRESSING if cause.reason in _ON_ITS_WAY else cause.reason
+            moving = Verdict("True", reason, f"{text}; {cause.message}")
     else:
         moving = Verdict("True", ready.reason, ready.message)
     return {

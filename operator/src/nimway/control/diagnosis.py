@@ -30,14 +30,20 @@ class Diagnosis:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What the messages need of the spec; `single_node_claim` if only one node can mount it."""
+    """What the messages need of the spec.
+
+    `single_node` tells whether one node alone can mount the model's claim at a time, None of a
+    claim of the user's own, whose access modes are not looked at.
+    """
 
     gpus: int = 0
     gpu_resource: str = ""
-    single_node_claim: bool = False
+    single_node: bool | None = False
 
 
 NO_WORKLOAD = Workload()
+NOTHING_WAITS = Diagnosis(Reason.PROGRESSING, "waiting for the pods to be created")
+"""Of a Deployment that has no pod that is not ready."""
 
 _SEVERITY = (
     Reason.IMAGE_PULL_FAILED,
@@ -68,6 +74,10 @@ _PATIENT = frozenset(
 )
 """Never stalled: what they wait for may come at any time, and costs no GPU meanwhile."""
 
+_ONE_NODE = (
+    "use a claim with accessMode ReadWriteMany, or keep the pods on one node; with one replica let "
+    "the old pod go first (rollout: maxSurge 0, maxUnavailable 1)"
+)
 _NODES = re.compile(r"(\d+)/(\d+) nodes are available")
 _SECRET = re.compile(r'secret "[^"]+" not found')
 
@@ -80,9 +90,11 @@ def diagnose(
         quota = "exceeded quota" in deployment.failure
         reason = Reason.QUOTA_EXCEEDED if quota else Reason.PROGRESSING
         return Diagnosis(reason, _cut(deployment.failure))
-    found = [(_pod(pod, workload), pod) for pod in pods if not pod.deleting and not pod.ready]
+    everyone = list(pods)
+    waiting = [pod for pod in everyone if not pod.deleting and not pod.ready]
+    found = [(_pod(pod, everyone, workload), pod) for pod in waiting]
     if not found:
-        return Diagnosis(Reason.PROGRESSING, "waiting for the pods to be created")
+        return NOTHING_WAITS
     worst, pod = min(found, key=lambda each: (_SEVERITY.index(each[0].reason), each[1].begun_s))
     if deployment.deadline_exceeded and worst.reason not in _PATIENT:
         left_s = late_in_s(deployment, pod, now_s)
@@ -94,7 +106,7 @@ def diagnose(
     return worst
 
 
-def _pod(pod: PodFacts, workload: Workload) -> Diagnosis:
+def _pod(pod: PodFacts, everyone: list[PodFacts], workload: Workload) -> Diagnosis:
     text = _cut(pod.message or pod.reason)
     if not pod.scheduled:
         return _unscheduled(pod, workload)
@@ -115,13 +127,33 @@ def _pod(pod: PodFacts, workload: Workload) -> Diagnosis:
         )
     if pod.running:
         return Diagnosis(Reason.LOADING_WEIGHTS, f"pod {pod.name} runs and is not ready yet")
-    if workload.single_node_claim:
-        return Diagnosis(
-            Reason.PVC_PENDING,
-            f"pod {pod.name} waits for the claim, which only pods of one node can mount: "
-            "several replicas need accessMode ReadWriteMany",
-        )
-    return Diagnosis(Reason.PROGRESSING, f"pod {pod.name} is being created: pulling its image")
+    if pod.equipped:
+        return Diagnosis(Reason.PROGRESSING, f"pod {pod.name} is being created: pulling its image")
+    text = f"pod {pod.name} is being created: preparing its volumes and its network"
+    if pod.equipped is None:
+        text += ", or pulling its image"
+    holder = _holder(pod, everyone)
+    if holder is None or workload.single_node is False:
+        return Diagnosis(Reason.PROGRESSING, text)
+    mounted = f"pod {holder.name} on node {holder.node} has the model's claim mounted"
+    if workload.single_node is None:
+        text += f"; {mounted}, which keeps it waiting if the claim is ReadWriteOnce: {_ONE_NODE}"
+        return Diagnosis(Reason.PROGRESSING, text)
+    return Diagnosis(
+        Reason.PVC_PENDING,
+        f"pod {pod.name} on node {pod.node} waits while {mounted}: a ReadWriteOnce claim is for "
+        f"one node at a time; {_ONE_NODE}",
+    )
+
+
+def _holder(pod: PodFacts, everyone: list[PodFacts]) -> PodFacts | None:
+    """Return a pod of the model that has its volumes on another node; one that ends has them too.
+
+    The API tells who waits, not for whom: Multi-Attach errors are in Events alone, which the
+    operator does not read.
+    """
+    elsewhere = (each for each in everyone if each.node and each.node != pod.node)
+    return next((each for each in elsewhere if each.equipped or each.running), None)
 
 
 def _unscheduled(pod: PodFacts, workload: Workload) -> Diagnosis:

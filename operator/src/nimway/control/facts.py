@@ -41,7 +41,9 @@ class PodFacts:
     `gone_by_s` is the end of its grace period in Unix seconds, 0 while it is not being deleted.
     `cut_off` tells that its containers were ready when its node was last heard, and that it is not.
     `begun_s` is when it was scheduled, or when its container ran first (Unix seconds), 0 before.
-    `gates` are what keeps the scheduler from it.
+    `gates` are what keeps the scheduler from it, `node` is where it was put. `equipped` tells
+    whether its volumes and its network are there, None of a kubelet that does not say so (before
+    Kubernetes 1.29; core/v1, condition PodReadyToStartContainers).
     """
 
     name: str
@@ -58,6 +60,8 @@ class PodFacts:
     cut_off: bool = False
     begun_s: int = 0
     gates: tuple[str, ...] = ()
+    node: str = ""
+    equipped: bool | None = None
 
 
 NO_DEPLOYMENT = DeploymentFacts(
@@ -95,9 +99,10 @@ def deployment_facts(live: Manifest | None) -> DeploymentFacts:
 
 def pod_facts(live: Manifest) -> PodFacts:
     """Read a pod (core/v1, PodStatus)."""
-    metadata, status = live["metadata"], live.get("status", {})
+    metadata, spec, status = live["metadata"], live.get("spec", {}), live.get("status", {})
     conditions = {each["type"]: each for each in status.get("conditions", ())}
     scheduled = conditions.get("PodScheduled", {})
+    equipped = conditions.get("PodReadyToStartContainers")
     containers = [
         *status.get("initContainerStatuses", ()),
         *status.get("containerStatuses", ()),
@@ -119,7 +124,9 @@ def pod_facts(live: Manifest) -> PodFacts:
         gone_by_s=unix_s(metadata.get("deletionTimestamp")),
         cut_off=_is_cut_off(conditions),
         begun_s=_begun_s(scheduled, containers),
-        gates=tuple(each["name"] for each in live.get("spec", {}).get("schedulingGates", ())),
+        gates=tuple(each["name"] for each in spec.get("schedulingGates", ())),
+        node=spec.get("nodeName", ""),
+        equipped=None if equipped is None else equipped["status"] == "True",
     )
 
 

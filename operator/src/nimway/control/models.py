@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from nimway.api.nimmodel import Storage
 from nimway.api.status import ConditionType
 from nimway.control import conditions
 from nimway.control.apply import OwnerGoneError
@@ -150,15 +151,18 @@ def workload_of(model: ResolvedModel | None) -> Workload:
     if model is None:
         return Workload()
     spec = model.spec
-    claim = spec.storage.pvc if spec.storage else None
-    single = claim is not None and claim.size is not None and model.replicas > 1
     return Workload(
-        gpus=spec.gpus,
-        gpu_resource=spec.gpu_resource,
-        single_node_claim=single
-        and claim is not None
-        and (claim.access_mode or "ReadWriteOnce") in {"ReadWriteOnce", "ReadWriteOncePod"},
+        gpus=spec.gpus, gpu_resource=spec.gpu_resource, single_node=_is_for_one_node(spec.storage)
     )
+
+
+def _is_for_one_node(storage: Storage | None) -> bool | None:
+    claim = storage.pvc if storage else None
+    if claim is None:
+        return False
+    if claim.size is None:
+        return None
+    return claim.access_mode in {None, "ReadWriteOnce", "ReadWriteOncePod"}
 
 
 def status_fields(

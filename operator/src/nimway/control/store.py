@@ -287,6 +287,7 @@ _POD_METADATA = (
     "ownerReferences",
     "deletionTimestamp",
 )
+_POD_SPEC = ("nodeName", "schedulingGates")
 _POD_STATUS = ("phase", "podIP", "conditions", "containerStatuses", "initContainerStatuses")
 
 
@@ -296,8 +297,9 @@ def _trim_pod(metadata: Manifest, manifest: Manifest) -> Manifest:
         "metadata": {key: metadata[key] for key in _POD_METADATA if key in metadata},
         "status": {key: status[key] for key in _POD_STATUS if key in status},
     }
-    if gates := manifest.get("spec", {}).get("schedulingGates"):
-        trimmed["spec"] = {"schedulingGates": gates}
+    spec = manifest.get("spec", {})
+    if kept := {key: spec[key] for key in _POD_SPEC if key in spec}:
+        trimmed["spec"] = kept
     return trimmed
 
 

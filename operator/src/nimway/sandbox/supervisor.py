@@ -105,6 +105,7 @@ class Supervisor:
                 client=client,
                 network=network,
                 forker=Forker(self._forker),
+                attachments=storage.Attachments(),
                 nimway=nimway_command(),
                 keep=folders_of_programs(),
             )

@@ -12,6 +12,7 @@ from nimway.sandbox.client import ApiError, Client
 from nimway.sandbox.config import API_PORT, BRIDGE_ADDRESS, SandboxConfig
 from nimway.sandbox.network import Network
 from nimway.sandbox.node.runtime import Forker
+from nimway.sandbox.node.storage import Attachments
 from nimway.sandbox.node.timing import now, stamp
 
 
@@ -23,6 +24,7 @@ class Context:
     client: Client
     network: Network
     forker: Forker
+    attachments: Attachments
     nimway: list[str]
     """The command that starts this checkout's nimway."""
     keep: list[str]

@@ -48,6 +48,10 @@ class VolumeSet:
     def _memory(self) -> Path:
         return MEMORY_FOLDER / self._uid
 
+    def detach(self) -> None:
+        """Leave the volumes of claims to pods on other nodes."""
+        self._context.attachments.release(self._uid)
+
     def folders_to_remove(self) -> Iterator[Path]:
         """Return what is of no use once the pod has gone."""
         yield self._folder
@@ -57,8 +61,8 @@ class VolumeSet:
         """Make every volume; return each one's folder by name.
 
         Raises:
-            ConfigError: an object that a volume shows does not exist (yet), or the kind of volume
-                is not supported.
+            ConfigError: an object that a volume shows does not exist (yet), a claim's volume is
+                on another node, or the kind of volume is not supported.
         """
         found = self._pod()["spec"].get("volumes") or []
         folders = await asyncio.gather(*(self._prepare(volume) for volume in found))
@@ -145,7 +149,7 @@ class VolumeSet:
         return str(answer["token"])
 
     async def _claimed(self, claim: str) -> Path:
-        """Return the folder behind a bound claim."""
+        """Return the folder behind a bound claim, which is attached to the pod's node."""
         namespace = self._pod()["metadata"]["namespace"]
         path = f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{claim}"
         volume_name = (await self._context.client.get(path))["spec"].get("volumeName")
@@ -155,4 +159,5 @@ class VolumeSet:
         host_path = volume["spec"].get("hostPath")
         if host_path is None:
             raise ConfigError(f"persistent volume {volume_name} is not a directory")
+        self._context.attachments.attach(volume, self._pod())
         return Path(host_path["path"])

@@ -253,6 +253,7 @@ class Pod:
         self._volumes.end_refreshing()
         if self._runtime is not None:
             self._runtime.close()
+        self._volumes.detach()
         self._context.network.give_back(self._address)
         for folder in self._volumes.folders_to_remove():
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)

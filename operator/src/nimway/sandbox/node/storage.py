@@ -1,7 +1,7 @@
 """Persistent volumes: the StorageClass `standard`, which makes a directory for each claim.
 
-Owns provisioning and deletion; binding is the controller manager's. Access modes are accepted and
-not enforced, sizes are not either.
+Owns provisioning, deletion, and which node a volume is attached to; binding is the controller
+manager's, ReadWriteOncePod the scheduler's. Sizes and read-only modes are not enforced.
 """
 
 import asyncio
@@ -10,12 +10,46 @@ from pathlib import Path
 from typing import Any, Final
 
 from nimway.sandbox.client import ApiError, Client
+from nimway.sandbox.node.environment import ConfigError
 from nimway.tasks import spawn
 
+_ONE_NODE: Final = frozenset({"ReadWriteOnce", "ReadWriteOncePod"})
 PROVISIONER: Final = "sandbox.nimway.dev/directory"
 _SELECTED: Final = "volume.kubernetes.io/selected-node"
 _CLAIMS: Final = "/api/v1/persistentvolumeclaims"
 _VOLUMES: Final = "/api/v1/persistentvolumes"
+
+
+class Attachments:
+    """Which pods have which volume, and where: a volume for one node is not given to a second.
+
+    What the attach/detach controller does for volumes that are attached (Kubernetes documentation,
+    Persistent Volumes, access modes); a plain directory would not need it.
+    """
+
+    def __init__(self) -> None:
+        self._holders: dict[str, dict[str, tuple[str, str]]] = {}
+
+    def attach(self, volume: dict[str, Any], pod: dict[str, Any]) -> None:
+        """Give a volume to a pod, until `release`.
+
+        Raises:
+            ConfigError: a pod on another node has it, and it is for one node at a time.
+        """
+        name, node = volume["metadata"]["name"], pod["spec"]["nodeName"]
+        holders = self._holders.setdefault(name, {})
+        if set(volume["spec"]["accessModes"]) <= _ONE_NODE:
+            others = sorted(other for other, where in holders.values() if where != node)
+            if others:
+                text = f"Volume is already used by pod(s) {', '.join(others)}"
+                raise ConfigError(f'Multi-Attach error for volume "{name}" {text}')
+        holders[pod["metadata"]["uid"]] = pod["metadata"]["name"], node
+
+    def release(self, uid: str) -> None:
+        """Take every volume from a pod that has gone."""
+        for name in [name for name, holders in self._holders.items() if holders.pop(uid, None)]:
+            if not self._holders[name]:
+                del self._holders[name]
 
 
 async def create_class(client: Client) -> None:

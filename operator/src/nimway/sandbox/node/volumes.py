@@ -2,8 +2,8 @@
 
 `references` says which objects are needed, `render` gives the files. Directories that are not made
 of API objects (emptyDir, claims) are `directory_of`'s. emptyDir with medium Memory lives on a
-tmpfs; no size limit is kept. A claim's directory is the same on every node: ReadWriteOnce is not
-enforced, and data survives a move that a real single-node volume would not.
+tmpfs; no size limit is kept. A claim's directory is the same on every node: data survives a move
+that a real single-node volume would not.
 """
 
 import os
