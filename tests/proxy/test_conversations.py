@@ -29,6 +29,7 @@ from tests.support.proxy_wire import (
 
 MODEL = "meta/llama-3.1-8b-instruct"
 BODY = json.dumps({"model": MODEL, "prompt": "Once upon a time"}).encode()
+CREDENTIALS = ("Authorization", "x-api-key", "api-key", "Cookie")
 
 
 @asynccontextmanager
@@ -408,7 +409,8 @@ async def test_the_access_log_has_one_line_per_request_and_no_secret() -> None:
     lines: list[bytes] = []
     async with run_model_server() as model, conversation(model) as (proxy, client):
         proxy.server.on_lines = lines.append
-        await client.ask(post(BODY, fields="Authorization: Bearer geheim\r\n"))
+        secrets = "".join(f"{name}: geheim\r\n" for name in CREDENTIALS)
+        await client.ask(post(BODY, fields=secrets))
         await client.ask(post(b'{"model":"invented-\\"name"}'))
         proxy.server.flush_lines()
     text = b"".join(lines).decode()
@@ -417,6 +419,21 @@ async def test_the_access_log_has_one_line_per_request_and_no_secret() -> None:
     assert (second["model"], second["status"]) == ("", 404)
     for secret in ("geheim", "Once upon", "invented"):
         assert secret not in text
+
+
+@pytest.mark.parametrize("passing", [False, True])
+async def test_the_model_sees_credentials_only_where_that_is_configured(*, passing: bool) -> None:
+    settings = replace(TEST_SETTINGS, pass_authorization=passing)
+    given = {name: f"{name} of a client" for name in CREDENTIALS}
+    async with (
+        run_model_server() as model,
+        conversation(model, settings=settings) as (_, client),
+    ):
+        fields = "".join(f"{name}: {value}\r\n" for name, value in given.items())
+        assert (await client.ask(post(BODY, fields=fields))).status == 200
+        for name, value in given.items():
+            expected = [value.encode()] if passing else []
+            assert model.calls[0].field(name.lower().encode()) == expected
 
 
 async def test_invented_names_add_no_series() -> None:

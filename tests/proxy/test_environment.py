@@ -40,7 +40,7 @@ def test_what_a_model_says_wins_over_what_its_proxy_says() -> None:
         queue_wait_max_s=6,
     )
     for policy, expected in ((DEFAULT_POLICY, [7] * 6), (own, [1, 2, 3, 4, 5, 6])):
-        limits = resolve(policy, settings, workers=1)
+        limits = resolve(policy, settings, pods=1, workers=1)
         assert [
             limits.timeout_connect_s,
             limits.timeout_first_byte_s,
@@ -56,6 +56,9 @@ def test_the_largest_body_that_is_taken_can_wait() -> None:
     found = environment.read({"NIMWAY_BODY_BYTES_MAX": str(usual + 1)})
     assert found == {"body_bytes_max": usual + 1, "queue_bytes_max": usual + 1}
     assert "queue_bytes_max" not in environment.read({"NIMWAY_BODY_BYTES_MAX": str(usual)})
+    size = Settings().held_bytes_max + 1
+    found = environment.read({"NIMWAY_BODY_BYTES_MAX": str(size)})
+    assert found == dict.fromkeys(("body_bytes_max", "queue_bytes_max", "held_bytes_max"), size)
 
 
 @pytest.mark.parametrize(

@@ -351,7 +351,7 @@ def test_retry_after_is_what_is_left_of_the_usual_cold_start(
 ) -> None:
     settings = Settings()
     route = Served(MODEL, cold_start_s=cold_start_s).to_route()
-    model = Model(route, resolve(DEFAULT_POLICY, settings, 1), [])
+    model = Model(route, resolve(DEFAULT_POLICY, settings, pods=1, workers=1), [])
     model.wake(1000.0)
     assert hold.find_retry_after(model, settings, 1000.0 + waited_s) == expected
     model.set_endpoints([Endpoint("192.0.2.1", 8000)])

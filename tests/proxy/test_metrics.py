@@ -40,7 +40,7 @@ USAGE = b'"usage":{"prompt_tokens":31,"total_tokens":95,"completion_tokens":64}'
 @pytest.fixture
 def model() -> Model:
     route = RouteEntry("a/m", "org/m", ("org/m",), "a", "m", 0)
-    return Model(route, resolve(DEFAULT_POLICY, Settings(), 1), [])
+    return Model(route, resolve(DEFAULT_POLICY, Settings(), pods=1, workers=1), [])
 
 
 def make(settings: Settings = Settings()) -> Meters:  # noqa: B008 # it is frozen

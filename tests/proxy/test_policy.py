@@ -112,12 +112,37 @@ def assert_busy(answer: Answer, code: str) -> None:
 
 
 def test_a_model_s_own_waits_take_the_place_of_the_proxy_s() -> None:
-    limits = resolve(
-        Policy(timeout_connect_s=1, timeout_total_s=7, queue_wait_max_s=0), SETTINGS, 1
-    )
+    policy = Policy(timeout_connect_s=1, timeout_total_s=7, queue_wait_max_s=0)
+    limits = resolve(policy, SETTINGS, pods=1, workers=1)
     assert (limits.timeout_connect_s, limits.timeout_total_s, limits.queue_wait_s) == (1, 7, 0)
     assert (limits.timeout_first_byte_s, limits.timeout_idle_s) == (600, 300)
-    assert resolve(Policy(), SETTINGS, 1).plain
+    assert resolve(Policy(), SETTINGS, pods=1, workers=1).plain
+
+
+@pytest.mark.parametrize(("pods", "workers"), [(1, 1), (1, 4), (3, 1), (3, 4)])
+def test_a_model_s_limits_count_over_all_pods_and_the_proxy_s_at_each(
+    pods: int, workers: int
+) -> None:
+    own = resolve(
+        Policy(max_concurrency=24, queue_requests_max=240), SETTINGS, pods=pods, workers=workers
+    )
+    assert own.concurrency * pods * workers == 24
+    assert own.queue_requests * pods * workers == 240
+    assert resolve(Policy(), SETTINGS, pods=pods, workers=workers).queue_requests == 1000 // workers
+
+
+async def test_one_model_s_limit_does_not_change_how_many_requests_of_another_may_wait() -> None:
+    limited = Served("limited", policy=Policy(max_concurrency=8, queue_requests_max=90))
+    other, slow = Served("other"), Served("slow", policy=Policy(timeout_total_s=9))
+    async with run_proxy(limited, other, slow) as proxy:
+        proxy.server.share_among(3, 2)  # its limit has the pods counted
+        for revision in ("as they were", "again"):
+            models = proxy.server.catalog.names
+            limits = models["limited"].limits
+            assert (limits.concurrency, limits.queue_requests) == (1, 15), revision
+            assert [models[name].limits.queue_requests for name in ("other", "slow")] == [500] * 2
+            slow = Served("slow", policy=Policy(timeout_total_s=8))
+            proxy.serve(limited, other, slow, revision=revision)
 
 
 @pytest.mark.parametrize(
@@ -382,10 +407,10 @@ async def test_a_share_that_grows_and_a_limit_that_goes_let_requests_go() -> Non
         gated() as (model, gate),
         serving(model, policy=Policy(max_concurrency=4)) as proxy,
     ):
-        proxy.server.share_among(4)
+        proxy.server.share_among(4, 1)
         async with asking(proxy, *"abcdef"):
             await until(lambda: len(gate.waiting) == 1)
-            proxy.server.share_among(2)
+            proxy.server.share_among(1, 2)
             await until(lambda: len(gate.waiting) == 2)
             proxy.serve(Served(MODEL, [model.address]), revision="2")
             await until(lambda: len(gate.waiting) == 6)

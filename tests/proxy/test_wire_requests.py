@@ -85,7 +85,7 @@ def test_too_long_a_line_and_too_many_fields_are_431() -> None:
 def _passed_on(lines: bytes) -> bytes:
     head = read_request(b"POST /a HTTP/1.1\r\nHost: proxy\r\n" + lines + b"\r\n")
     head.request_id = b"id"
-    return build_request(head, b"/a", b"10.0.0.1:8000", 5, None)
+    return build_request(head, b"/a", b"10.0.0.1:8000", 5, ())
 
 
 def test_hop_by_hop_fields_end_here() -> None:
@@ -101,19 +101,41 @@ def test_hop_by_hop_fields_end_here() -> None:
 
 
 def test_connection_cannot_take_away_what_frames_or_authorises() -> None:
-    passed = _passed_on(
+    head = read_request(
+        b"POST /a HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer k\r\nCookie: c\r\n"
         b"Connection: close, content-length, host, content-type, cookie, traceparent\r\n"
-        b"Content-Type: a/b\r\nCookie: c\r\nTraceparent: t\r\n"
+        b"Connection: authorization\r\nContent-Type: a/b\r\nTraceparent: t\r\n\r\n"
     )
+    passed = build_request(head, b"/a", b"10.0.0.1:8000", 5, head.credentials)
     for line in (b"Host: 10", b"Content-Length: 5", b"Content-Type: a", b"Cookie: c", b"Trace"):
         assert line in passed
+    assert b"Authorization: Bearer k\r\n" in passed
 
 
-def test_credentials_for_the_proxy_do_not_reach_the_model_unless_configured() -> None:
-    head = read_request(b"POST /a HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer k\r\n\r\n")
-    assert b"Bearer" not in build_request(head, b"/a", b"b", 0, None)
-    passed = build_request(head, b"/a", b"b", 0, head.authorization)
-    assert passed.count(b"Authorization: Bearer k\r\n") == 1
+@pytest.mark.parametrize("name", ["Authorization", "X-Api-Key", "Api-Key", "Cookie"])
+def test_credentials_do_not_reach_the_model_unless_configured(name: str) -> None:
+    line = f"{name}: Bearer k\r\n".encode()
+    start, _, value = line.partition(b":")
+    for spelt in (line, start.lower() + b":" + value, start.upper() + b":\t " + value):
+        head = read_request(b"POST /a HTTP/1.1\r\nHost: a\r\nX: y\r\n%b\r\n" % spelt)
+        head.request_id = b"id"
+        withheld = build_request(head, b"/a", b"b", 0, ())
+        assert b"Bearer" not in withheld
+        passed = build_request(head, b"/a", b"b", 0, head.credentials)
+        assert passed == withheld.replace(b"X: y\r\n", b"X: y\r\n" + line)
+
+
+def test_two_keys_and_two_cookies_are_passed_on_as_they_came() -> None:
+    head = read_request(
+        b"POST /a HTTP/1.1\r\nHost: a\r\n"
+        b"Cookie: Authorization: a\r\nX-Api-Key: k\r\nCookie: b\r\nAuthorization: c\r\n\r\n"
+    )
+    assert head.credentials == (
+        b"Cookie: Authorization: a\r\n",
+        b"X-Api-Key: k\r\n",
+        b"Cookie: b\r\n",
+        b"Authorization: c\r\n",
+    )
 
 
 def test_a_client_s_request_id_is_kept_only_if_it_is_sane() -> None:

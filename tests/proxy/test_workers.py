@@ -9,8 +9,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import pytest
 from nimway.proxy import supervisor as supervisors
 from nimway.proxy.exposition import METRICS, add_up
 from nimway.proxy.messages import Load, ServiceEndpoints, Table, encode
+from nimway.proxy.settings import Settings
 from nimway.proxy.supervisor import Supervisor
 from nimway.routes import Policy
 from tests.support.ports import free_port
@@ -76,11 +77,16 @@ class Workers:
 
 @asynccontextmanager
 async def workers(
-    count: int, log: pytest.LogCaptureFixture, *, wait: bool = True, port: int | None = None
+    count: int,
+    log: pytest.LogCaptureFixture,
+    *,
+    wait: bool = True,
+    port: int | None = None,
+    settings: Settings = TEST_SETTINGS,
 ) -> AsyncIterator[Workers]:
     log.set_level("INFO", "nimway.proxy.supervisor")
     port = port or free_port()
-    supervisor = Supervisor(TEST_SETTINGS, count=count, host="127.0.0.1", port=port)
+    supervisor = Supervisor(settings, count=count, host="127.0.0.1", port=port)
     running = Workers(supervisor, port, log)
     supervisor.start()
     supervisor.replace_table(Table("1", [MODEL.to_route()]))
@@ -195,6 +201,29 @@ async def test_a_model_that_leaves_and_comes_back_has_no_load_and_its_demand(
         assert running.supervisor.load()[MODEL.to_route().key] == (0, 0, 1)
         assert await running.ask(KNOWN) == 503
         await until(lambda: running.demand == 2)
+
+
+async def test_workers_take_their_part_of_a_model_s_queue_and_of_the_proxy_s(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Two workers in each of three pods: 6 of 20 places are this pod's, but all 8 of the proxy's.
+
+    So many are asked that each worker, whichever the kernel takes, has more than it can hold.
+    """
+    own = Served("org/own", policy=Policy(queue_requests_max=20))
+    default = Served("org/default")
+    settings = replace(TEST_SETTINGS, queue_requests_max=8)
+    async with workers(2, caplog, settings=settings) as running, AsyncExitStack() as stack:
+        running.supervisor.share_among(3)
+        running.supervisor.replace_table(Table("2", [own.to_route(), default.to_route()]))
+        await until(lambda: running.supervisor.revision == "2")
+        for model, expected in ((own, 6), (default, 8)):
+            key = model.to_route().key
+            for _ in range(40):
+                client = await stack.enter_async_context(connect(running.port))
+                await client.send(post(b'{"model":"%b"}' % model.model.encode()))
+            await until(lambda key=key: running.supervisor.load()[key][2] == 40)  # type: ignore[misc] # bound
+            assert running.supervisor.load()[key][1] == expected
 
 
 def _load_frame(in_flight: int) -> bytes:

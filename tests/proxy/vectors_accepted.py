@@ -109,7 +109,6 @@ BY_SOURCE: dict[str, dict[str, Accepted]] = {
         ),
         "a name of one character": _field(b"_: x", (b"_", b"x")),
         "a field given twice": _field(b"X: 1\r\nX: 2", (b"x", b"1"), (b"x", b"2")),
-        "cookies": _field(b"Cookie: a=b; c", (b"cookie", b"a=b; c")),
         "a name that only looks like framing": _field(
             b"Content-Lengths: 7\r\nContent_Length: 9", (b"content-lengths", b"7")
         ),
@@ -152,15 +151,26 @@ BY_SOURCE: dict[str, dict[str, Accepted]] = {
             for name in (
                 b"content-type",
                 b"content-encoding",
-                b"cookie",
                 b"set-cookie",
                 b"traceparent",
-                b"x-api-key",
             )
         },
         "Connection names what frames": _field(b"Connection: content-length, host"),
         "credentials end at the proxy": _field(
             b"Authorization: Bearer k", absent=(b"authorization",)
+        ),
+        "keys end at the proxy": _field(
+            b"x-api-key: k\r\nAPI-KEY: k", absent=(b"x-api-key", b"api-key")
+        ),
+        "cookies end at the proxy, also in two fields": _field(
+            b"Cookie: a=b; c\r\nCookie: d=Authorization", absent=(b"cookie",)
+        ),
+        "a key given twice ends at the proxy": _field(
+            b"X-Api-Key: k\r\nX-Api-Key: l", absent=(b"x-api-key",)
+        ),
+        "Connection names credentials": _field(
+            b"Connection: authorization, x-api-key\r\nAuthorization: Basic a\r\nX-Api-Key: k",
+            absent=(b"connection", b"authorization", b"x-api-key"),
         ),
         "a heartbeat ends at the proxy": _field(
             b"X-Nimway-Heartbeat: 60", absent=(b"x-nimway-heartbeat",)

@@ -82,8 +82,8 @@ class TableTooLargeError(ValueError):
 class Policy:
     """How requests to one model are treated; a time of None is the proxy's own default.
 
-    `max_concurrency` (requests at one pod) and `queue_requests_max` count over all proxies: each
-    worker takes its share. `retries` counts further pods to connect to. `apis` are names as in
+    `max_concurrency` (requests at one pod) and `queue_requests_max` count over all pods of a proxy:
+    each worker takes its share. `retries` counts further pods to connect to. `apis` are names as in
     `NIMModel.spec.routing.apis`; empty means all.
     """
 

@@ -168,7 +168,7 @@ class Catalog:
         self.names: dict[str, Model] = {}
         self.models: dict[str, Model] = {}
         self.revision = ""
-        self._workers = 1
+        self._pods = self._workers = 1
         self._listing = b""
         self._draft = _Draft("")
         self._limits: dict[Policy, Limits] = {}
@@ -225,9 +225,9 @@ class Catalog:
         """Free a part of what earlier tables held: thousands at once would be a pause."""
         del self._spent[-_SHED_MODELS:]
 
-    def share_among(self, workers: int) -> list[Model]:
-        """Take a part of each limit that counts over all workers; return the models concerned."""
-        self._workers = workers
+    def share_among(self, pods: int, workers: int) -> list[Model]:
+        """Take a part of each limit that counts over several workers; return models concerned."""
+        self._pods, self._workers = pods, workers
         self._limits = {}
         for model in self.models.values():
             model.set_limits(self._resolve(model.route))
@@ -299,7 +299,8 @@ class Catalog:
         policy = route.policy or DEFAULT_POLICY
         limits = self._limits.get(policy)
         if limits is None:
-            limits = self._limits[policy] = resolve(policy, self._settings, self._workers)
+            limits = resolve(policy, self._settings, pods=self._pods, workers=self._workers)
+            self._limits[policy] = limits
         return limits
 
     def _list_endpoints(self, route: RouteEntry) -> list[Endpoint]:

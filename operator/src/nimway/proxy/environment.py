@@ -48,8 +48,10 @@ def read(environment: Mapping[str, str]) -> dict[str, Any]:
         for name in _LEAST
         if variable(name) in environment
     }
-    if found.get("body_bytes_max", 0) > Settings().queue_bytes_max:
-        found["queue_bytes_max"] = found["body_bytes_max"]  # what is taken must be able to wait
+    largest = found.get("body_bytes_max", 0)
+    for name in ("queue_bytes_max", "held_bytes_max"):
+        if largest > getattr(Settings(), name):
+            found[name] = largest  # what is taken must be able to wait
     return found
 
 

@@ -296,7 +296,7 @@ class Exchange(Framed):
         self._upstream = upstream
         head, operation, body = self._head, self._operation, self._body
         assert operation is not None  # noqa: S101 # a routed request has one
-        passed = head.authorization if self._host.settings.pass_authorization else None
+        passed = head.credentials if self._host.settings.pass_authorization else ()
         self._body = b""
         upstream.send(
             self if self._heartbeat is None else self._heartbeat,

@@ -216,7 +216,7 @@ class Feed:
             self._own.start()
 
     def _take_own(self, changed: list[ServiceEndpoints]) -> None:
-        """Count the pods among which limits are divided; watched only once a model has one.
+        """Count the pods among which models' own limits are divided; watched once one has any.
 
         Without the right to see them (no RoleBinding in the proxy's namespace) it stays one pod.
         """

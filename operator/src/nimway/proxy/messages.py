@@ -59,8 +59,9 @@ class Endpoints(msgspec.Struct, tag=True, array_like=True, frozen=True):
 
 
 class Sharing(msgspec.Struct, tag=True, array_like=True, frozen=True):
-    """Over how many workers, of all ready proxy pods, limits are divided."""
+    """Over how many workers limits are divided: `workers` in each of `pods` ready proxy pods."""
 
+    pods: int
     workers: int
 
 

@@ -1,7 +1,8 @@
 """How one model's requests are treated: its policy from the table over the proxy's own settings.
 
 Owns what follows from a `Policy` alone (pure): waits, tries, which APIs, and this worker's share of
-limits that count over all proxies. What is done with them is `exchange.py`'s business.
+limits: a model's own count over all pods of the proxy, the proxy's default at each of its pods.
+What is done with them is `exchange.py`'s business.
 """
 
 from dataclasses import dataclass
@@ -32,9 +33,16 @@ class Limits:
     plain: bool
 
 
-def resolve(policy: Policy, settings: Settings, workers: int) -> Limits:
-    """Return the limits of a model in one of `workers` workers, counted over all proxies."""
-    requests = policy.queue_requests_max
+def resolve(policy: Policy, settings: Settings, *, pods: int, workers: int) -> Limits:
+    """Return the limits of a model in one of `workers` workers of one of the proxy's `pods` pods.
+
+    Pods are counted only once some model has a limit of its own. So the default must not depend on
+    their number: one model's limit would change how many requests of all others may wait.
+    """
+    if policy.queue_requests_max is None:
+        queue_requests = share(settings.queue_requests_max, workers)
+    else:
+        queue_requests = share(policy.queue_requests_max, pods * workers)
     return Limits(
         timeout_connect_s=_given(policy.timeout_connect_s, settings.timeout_connect_s),
         timeout_first_byte_s=_given(policy.timeout_first_byte_s, settings.timeout_first_byte_s),
@@ -43,10 +51,8 @@ def resolve(policy: Policy, settings: Settings, workers: int) -> Limits:
         retries=policy.retries,
         strategy=policy.strategy,
         apis=frozenset(policy.apis),
-        concurrency=share(policy.max_concurrency or 0, workers),
-        queue_requests=share(
-            settings.queue_requests_max if requests is None else requests, workers
-        ),
+        concurrency=share(policy.max_concurrency or 0, pods * workers),
+        queue_requests=queue_requests,
         queue_wait_s=_given(policy.queue_wait_max_s, settings.queue_wait_max_s),
         plain=not policy.max_concurrency and policy.strategy == LEAST_REQUESTS and not policy.apis,
     )

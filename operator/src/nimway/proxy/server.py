@@ -230,9 +230,9 @@ class Server(Host):
                 endpoint.idle.clear()
             self._release(self.catalog.models_behind(service))
 
-    def share_among(self, workers: int) -> None:
-        """Take a part of each limit that counts over all workers of all proxies."""
-        self._release(self.catalog.share_among(workers))
+    def share_among(self, pods: int, workers: int) -> None:
+        """Take a part of each limit that counts over the workers of this pod, or of all pods."""
+        self._release(self.catalog.share_among(pods, workers))
 
     def _release(self, models: "Iterable[Model]") -> None:
         """Let requests go for which there may be a place now."""

@@ -54,8 +54,8 @@ class Settings:
     ejection_base_s: float = 5.0
     ejection_max_s: float = 300.0
 
-    # Waiting for a model: for an endpoint, or a place at one; requests count over all proxies.
-    # Of those who wait, so many go to an endpoint in one step.
+    # Waiting for a model: for an endpoint, or a place at one; requests count over all workers of
+    # this pod. Of those who wait, so many go to an endpoint in one step.
     queue_requests_max: int = 1000
     queue_bytes_max: int = 64 * MIB
     held_bytes_max: int = 128 * MIB

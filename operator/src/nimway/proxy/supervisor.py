@@ -112,7 +112,7 @@ class Supervisor:
         self._endpoints: dict[tuple[str, str], ServiceEndpoints] = {}
         self._table: Table | None = None
         self._ready = Ready(ready=False)
-        self._sharing = Sharing(count)
+        self._sharing = Sharing(1, count)
         self._drain: Drain | None = None
         self._past_demand: dict[str, int] = {}
         self._keys: frozenset[str] = frozenset()
@@ -204,7 +204,7 @@ class Supervisor:
 
     def share_among(self, pods: int) -> None:
         """Have every worker take its part of limits that count over all ready proxy pods."""
-        sharing = Sharing(max(1, pods) * self._count)
+        sharing = Sharing(max(1, pods), self._count)
         if sharing != self._sharing:
             self._sharing = sharing
             self._send(sharing)

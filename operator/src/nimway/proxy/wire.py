@@ -7,6 +7,7 @@ IO and keeps no body.
 """
 
 import re
+from functools import partial
 from typing import Final
 
 import httptools
@@ -55,10 +56,8 @@ TRAILER_FORM = re.compile(
 BARE_LF = re.compile(rb"(?<!\r)\n")
 EMPTY_LINES = re.compile(rb"(?:\r\n)*+")
 
-_NEVER_NOMINATED = frozenset(
-    (b"content-type", b"content-encoding", b"cookie", b"set-cookie", b"traceparent", b"x-api-key")
-)
-"""What a `Connection` field may not take away; framing and authorisation are no such fields."""
+_NEVER_NOMINATED = frozenset((b"content-type", b"content-encoding", b"set-cookie", b"traceparent"))
+"""What a `Connection` field may not take away; framing and credentials are no such fields."""
 
 _FORBIDDEN_TRAILERS = (b"content-length", b"transfer-encoding", b"host", b"connection")
 
@@ -110,7 +109,7 @@ class RequestHead(Head):
     query = b""
     host: bytes | None = None
     expect = False
-    authorization: bytes | None = None
+    credentials: tuple[bytes, ...] = ()  # lines to pass on only where that is configured
     request_id = b""
     timeout_s = 0.0
     heartbeat_s = 0.0
@@ -296,11 +295,11 @@ def _rule_expect(head: RequestHead, value: bytes) -> None:
     head.expect = True
 
 
-def _rule_authorization(head: RequestHead, value: bytes) -> None:
-    """The caller's credentials are for the proxy to check and not for the model to see."""
-    if head.authorization is not None:
+def _withhold(name: bytes, head: RequestHead, value: bytes) -> None:
+    """Credentials are for whoever checks them before the model: who runs it must not see them."""
+    if name == b"Authorization" and any(line.startswith(name) for line in head.credentials):
         raise WireError(400, "Authorization is given twice")
-    head.authorization = value
+    head.credentials += (b"%b: %b\r\n" % (name, value),)
 
 
 def _rule_request_id(head: RequestHead, value: bytes) -> None:
@@ -345,11 +344,13 @@ _HOP_BY_HOP: dict[bytes, Rule] = {
     ),
 }
 
+_CREDENTIALS = (b"Authorization", b"X-Api-Key", b"Api-Key", b"Cookie")
+
 REQUEST_RULES: dict[bytes, Rule] = {
     **_HOP_BY_HOP,
     b"host": _rule_host,
     b"expect": _rule_expect,
-    b"authorization": _rule_authorization,
+    **{name.lower(): partial(_withhold, name) for name in _CREDENTIALS},
     b"proxy-authorization": _rule_drop,
     b"trailer": _rule_drop,
     b"x-request-id": _rule_request_id,
@@ -376,10 +377,10 @@ _answer_lines: Final = FieldLines(httptools.HttpResponseParser, b"HTTP/1.1 200 O
 
 
 def build_request(
-    head: RequestHead, path: bytes, authority: bytes, length: int, authorization: bytes | None
+    head: RequestHead, path: bytes, authority: bytes, length: int, credentials: tuple[bytes, ...]
 ) -> bytes:
     """Return the head for the model server; `path` is the allow-list's, without a query."""
-    extra = b"" if authorization is None else b"Authorization: %b\r\n" % authorization
+    extra = b"".join(credentials) if credentials else b""
     fields = b"".join(head.fields)
     return (
         b"%b %b%b HTTP/1.1\r\nHost: %b\r\n%b%bContent-Length: %d\r\nX-Request-Id: %b\r\n\r\n"

@@ -108,7 +108,7 @@ class Worker:
             if not message.more:
                 self._serve()
         elif isinstance(message, Sharing):
-            self._server.share_among(message.workers)
+            self._server.share_among(message.pods, message.workers)
         elif isinstance(message, Ready):
             self._server.ready = message.ready
         elif isinstance(message, Ping):
