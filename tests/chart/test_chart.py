@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from nimway.control.desired import names
 from nimway.sandbox import toolchain
 from tests.support.installed import CHART, NAMESPACE
 
@@ -43,7 +44,12 @@ def test_lint_finds_nothing(helm: Path) -> None:
         ("operator.replicas=-1", "/operator/replicas"),
         ("operator.logLevel=loud", "/operator/logLevel"),
         ("image.digest=latest", "/image/digest"),
+        ("image.repository=registry.example.com/nimway:0.1.0", "/image/repository"),
+        ("image.repository=https://registry.example.com/nimway", "/image/repository"),
+        ("image.tag=sha256:0", "/image/tag"),
+        ("operator.tolerations[0].keys=gpu", "additional properties 'keys' not allowed"),
         ("proxy.name=Default", "/proxy/name"),
+        ("proxy.name=1proxy", "/proxy/name"),
         ("operator.trustedProxyNamespaces={A_B}", "/operator/trustedProxyNamespaces/0"),
     ],
 )
@@ -51,6 +57,20 @@ def test_a_wrong_value_is_refused_with_its_name(helm: Path, setting: str, messag
     done = _helm(helm, "template", "nimway", str(CHART), "--set", setting)
     assert done.returncode != 0
     assert message in done.stderr
+
+
+@pytest.mark.parametrize("repository", ["nimway", "localhost:5000/nimway", "r.example.com/a/b"])
+def test_a_registry_may_have_a_port_and_folders(helm: Path, repository: str) -> None:
+    (deployment,) = _of(_render(helm, "--set", f"image.repository={repository}"), "Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == f"{repository}:0.1.0"
+
+
+def test_a_name_that_the_schema_takes_is_the_services_too(helm: Path) -> None:
+    name = "a" + "-b" * 19 + "c"
+    (proxy,) = _of(_render(helm, "--set", f"proxy.name={name}"), "NIMProxy")
+    assert len(name) == 40
+    assert names.proxy_name(proxy["metadata"]["name"]) == f"nimway-{name}"
 
 
 def test_every_value_is_described_by_the_schema() -> None:
@@ -120,6 +140,12 @@ def test_namespaces_chosen_by_labels_are_not_listed_as_well(helm: Path) -> None:
     assert proxy["spec"]["namespaceSelector"] == {"matchLabels": {"team": "a"}}
 
 
+def test_replicas_that_an_hpa_writes_are_left_out_by_null(helm: Path) -> None:
+    (proxy,) = _of(_render(helm, "--set", "proxy.spec.replicas=null"), "NIMProxy")
+    assert "replicas" not in proxy["spec"]
+    assert proxy["spec"]["namespaces"] == ["*"]
+
+
 def test_pull_secrets_reach_operator_and_proxy(helm: Path) -> None:
     objects = _render(helm, "--set", "imagePullSecrets[0].name=registry")
     (deployment,), (proxy,) = _of(objects, "Deployment"), _of(objects, "NIMProxy")
@@ -127,8 +153,8 @@ def test_pull_secrets_reach_operator_and_proxy(helm: Path) -> None:
     assert proxy["spec"]["imagePullSecrets"] == [{"name": "registry"}]
 
 
-def test_two_releases_share_no_name(helm: Path) -> None:
-    def names(release: str) -> set[tuple[str, str]]:
+def test_two_releases_share_the_names_alone_by_which_helm_refuses_the_second(helm: Path) -> None:
+    def objects_of(release: str) -> set[tuple[str, str]]:
         done = _helm(helm, "template", release, str(CHART), "-n", release)
         objects = [each for each in yaml.safe_load_all(done.stdout) if each]
         return {
@@ -137,5 +163,6 @@ def test_two_releases_share_no_name(helm: Path) -> None:
             if each["kind"] != "NIMProxy"
         }
 
-    assert names("team-a")
-    assert not names("team-a") & names("team-b")
+    guards = {("ClusterRole", "nimway-edit"), ("ClusterRole", "nimway-view")}
+    assert objects_of("team-a") & objects_of("team-b") == guards
+    assert guards <= objects_of("nimway")

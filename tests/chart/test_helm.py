@@ -33,6 +33,8 @@ def test_what_it_renders_is_accepted_by_the_api_server(crds: Cluster, home: str)
 
 
 def test_install_upgrade_and_uninstall_leave_only_the_crds(crds: Cluster, home: str) -> None:
+    if crds.kubectl("get", "clusterrole", "nimway-edit", "--ignore-not-found", "-o", "name"):
+        pytest.skip("the cluster has a release, and can have no other")
     helm, kubeconfig = toolchain.helm(print), crds.kubeconfig
     options = ("-n", home, "--wait", "--timeout", "120s")
 
@@ -41,10 +43,23 @@ def test_install_upgrade_and_uninstall_leave_only_the_crds(crds: Cluster, home: 
         proxy = json.loads(crds.kubectl("get", "nimproxy", "default", "-n", home, "-o", "json"))
         assert proxy["status"]["readyReplicas"] == 2
 
+        second = ("install", f"{RELEASE}-2", str(CHART), "-n", home, "--set", "proxy.create=false")
+        said = run_helm(helm, kubeconfig, *second, check=False)
+        assert 'ClusterRole "nimway-edit"' in said
+        assert "invalid ownership metadata" in said
+        releases = run_helm(helm, kubeconfig, "list", "-n", home, "--short")
+        assert releases.split() == [RELEASE]
+
         settings = ("--set", "operator.logLevel=warning", "--set", "proxy.spec.replicas=1")
         run_helm(helm, kubeconfig, "upgrade", RELEASE, str(CHART), *options, *settings)
         proxy = json.loads(crds.kubectl("get", "nimproxy", "default", "-n", home, "-o", "json"))
         assert proxy["status"]["readyReplicas"] == 1
+
+        crds.kubectl("scale", "-n", home, "nimproxy/default", "--replicas=2")  # as an HPA does
+        left_out = ("--set", "proxy.spec.replicas=null")
+        run_helm(helm, kubeconfig, "upgrade", RELEASE, str(CHART), *options, *left_out)
+        proxy = json.loads(crds.kubectl("get", "nimproxy", "default", "-n", home, "-o", "json"))
+        assert proxy["spec"]["replicas"] == 2
     finally:
         run_helm(helm, kubeconfig, "uninstall", RELEASE, *options)
     left = crds.kubectl(

@@ -148,6 +148,12 @@ ROWS = [
         _unscheduled,
         {"storage": {"pvc": {"claimName": "no-such-claim"}}},
     ),
+    Row(
+        "PodsRefused",
+        "no PriorityClass with name no-such-class was found",
+        _failed,
+        {"priorityClassName": "no-such-class"},
+    ),
 ]
 
 

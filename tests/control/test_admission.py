@@ -164,6 +164,18 @@ def test_rules_over_changes_say_what_cannot_change(case: Any, admission: Admissi
     assert case["message"] in body, body
 
 
+@pytest.mark.parametrize("case", CASES["nimmodels"]["mutable"], ids=str)
+def test_rules_over_changes_let_others_pass(case: Any, admission: Admission) -> None:
+    spec = {**SMALLEST["nimmodels"], **case["from"]}
+    name = f"change-{uuid.uuid4().hex[:8]}"
+    current = admission.create("nimmodels", spec, dry_run=False, name=name)
+    try:
+        changed = {**spec, **case["to"]}
+        _assert_contains(admission.replace("nimmodels", current, changed)["spec"], changed)
+    finally:
+        admission.delete("nimmodels", name)
+
+
 @pytest.mark.parametrize("field", ["model", "image"])
 def test_a_missing_required_field_is_named(field: str, admission: Admission) -> None:
     spec = copy.deepcopy(SMALLEST["nimmodels"])

@@ -1,16 +1,24 @@
-"""When a child's owner is read afresh, and when a child need not be looked at."""
+"""When a child's owner is read afresh, and which children are left as they are."""
 
+import contextlib
+import re
 from typing import Any
 
 import pytest
 
 from nimway.control.apply import Applier, NotOursError, OwnerGoneError, WaitingError
-from nimway.control.client import InvalidError, KubeClient, NotFoundError
-from nimway.control.kinds import DEPLOYMENT, MODEL, PROXY, SERVICE, Kind, Manifest, Ref
+from nimway.control.client import (
+    ForbiddenError,
+    InvalidError,
+    KubeClient,
+    NamespaceTerminatingError,
+    NotFoundError,
+)
+from nimway.control.kinds import CLAIM, DEPLOYMENT, MODEL, PROXY, SERVICE, Kind, Manifest, Ref
 from nimway.control.metrics import Metrics
-from nimway.control.plan import seal
+from nimway.control.plan import CLAIM_GOING, seal
 from nimway.control.resolve import Owner
-from nimway.control.store import Store
+from nimway.control.store import Change, Store
 from tests.control import samples
 
 OWNER = Owner(MODEL, "models", "llama", samples.MODEL_UID)
@@ -23,7 +31,9 @@ class Recording(KubeClient):
         self.found = found
         self.reads = 0
         self.applied: list[Manifest] = []
+        self.deleted: list[Kind] = []
         self.refuses = False
+        self.refusals: dict[Kind, Exception] = {}
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Manifest:
         del kind, namespace, name
@@ -32,10 +42,16 @@ class Recording(KubeClient):
             raise NotFoundError(404, "NotFound", "gone")
         return self.found
 
+    async def delete(self, kind: Kind, manifest: Manifest) -> None:
+        del manifest
+        self.deleted.append(kind)
+
     async def apply(self, kind: Kind, manifest: Manifest, *, subresource: str = "") -> Manifest:
-        del kind, subresource
+        del subresource
         if self.refuses:
             raise InvalidError(422, "Invalid", "no")
+        if kind in self.refusals:
+            raise self.refusals[kind]
         self.applied.append(manifest)
         owned = ("labels", "annotations", "ownerReferences")
         fields: Manifest = {"f:metadata": {f"f:{name}": {} for name in owned}}
@@ -96,6 +112,17 @@ async def test_an_owner_on_its_way_out_gets_nothing() -> None:
     client, store = Recording(going), Store()
     with pytest.raises(OwnerGoneError):
         await _applier(client, store, is_current=False).confirm(OWNER, [(SERVICE, _child())])
+
+
+async def test_an_owners_successor_is_left_to_the_watch_that_marks_it() -> None:
+    successor = samples.model()
+    successor["metadata"].update({"uid": "another", "resourceVersion": "30"})
+    client, store = Recording(successor), Store()
+    store.put(MODEL, samples.model())
+    with pytest.raises(OwnerGoneError):
+        await _applier(client, store, is_current=False).confirm(OWNER, [(SERVICE, _child())])
+    assert store.get(MODEL, "models", "llama") is None, "the ghost is forgotten"
+    assert store.put(MODEL, successor) is Change.CONTENT, "its event is news"
 
 
 async def test_nothing_is_asked_where_nothing_is_missing() -> None:
@@ -174,6 +201,64 @@ async def test_a_refused_childs_owner_is_told_once() -> None:
         await applier.apply(SERVICE, _child(), OWNER)
     assert applier.take_refused() == {Ref("NIMModel", "models", "llama")}
     assert applier.take_refused() == set()
+
+
+def _mounting(claim: str | None) -> Manifest:
+    """Return a Deployment whose pods mount a claim, or an emptyDir."""
+    store = {"persistentVolumeClaim": {"claimName": claim}} if claim else {"emptyDir": {}}
+    pod = {"volumes": [{"name": "dshm", "emptyDir": {}}, {"name": "model-store", **store}]}
+    return {**_child(DEPLOYMENT), "spec": {"template": {"spec": pod}}}
+
+
+@pytest.mark.parametrize(
+    ("before", "error", "expected"),
+    [
+        (None, ForbiddenError(403, "Forbidden", "no"), ["Service"]),
+        (None, InvalidError(422, "Invalid", "no"), ["Service"]),
+        ("other", InvalidError(422, "Invalid", "no"), ["Service"]),
+        ("llama-store", InvalidError(422, "Invalid", "no"), ["Deployment", "Service"]),
+        ("llama-store", ForbiddenError(403, "Forbidden", "no"), ["Deployment", "Service"]),
+        ("llama-store", NamespaceTerminatingError(403, "Forbidden", "going"), []),
+        (None, None, ["PersistentVolumeClaim", "Deployment", "Service"]),
+    ],
+)
+async def test_a_deployment_does_not_come_to_mount_a_claim_that_was_refused(
+    before: str | None, error: Exception | None, expected: list[str]
+) -> None:
+    client, store = Recording(), Store()
+    client.refusals = {CLAIM: error} if error else {}
+    live = _mounting(before)
+    live["metadata"].update({"uid": "child", "resourceVersion": "5", "managedFields": []})
+    store.put(DEPLOYMENT, live)
+    children = [
+        (CLAIM, _child(CLAIM, name="llama-store")),
+        (DEPLOYMENT, _mounting("llama-store")),
+        (SERVICE, _child()),
+    ]
+    with contextlib.nullcontext() if error is None else pytest.raises(type(error)):
+        await _applier(client, store).apply_all(children, OWNER)
+    assert [each["kind"] for each in client.applied] == expected
+
+
+async def test_what_is_not_declared_any_more_is_deleted_but_never_a_claim() -> None:
+    client, store = Recording(), Store()
+    live: Manifest = {"uid": "child", "resourceVersion": "5", "managedFields": []}
+    store.put(SERVICE, _child(**live))
+    store.put(CLAIM, _child(CLAIM, name="llama-store", **live))
+    await _applier(client, store).prune([], OWNER)
+    assert client.deleted == [SERVICE]
+
+
+async def test_of_a_claim_in_use_nobody_is_told_to_take_the_finalizer() -> None:
+    store = Store()
+    going = {"deletionTimestamp": "2026-11-01T00:00:00Z", "resourceVersion": "20"}
+    for kind in (CLAIM, SERVICE):
+        store.put(kind, _child(kind, uid="child", managedFields=[], **going))
+    applier = _applier(Recording(), store)
+    with pytest.raises(WaitingError, match=re.escape(CLAIM_GOING)):
+        await applier.apply(CLAIM, _child(CLAIM), OWNER)
+    with pytest.raises(WaitingError, match="it is being deleted"):
+        await applier.apply(SERVICE, _child(), OWNER)
 
 
 def test_a_seal_covers_the_whole_manifest() -> None:

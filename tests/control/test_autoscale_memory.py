@@ -9,9 +9,10 @@ import pytest
 
 from nimway.control.clock import timestamp
 from nimway.control.facts import NO_DEPLOYMENT
+from nimway.control.kinds import DEPLOYMENT, MODEL, Ref
 from nimway.control.load import LoadBook
 from nimway.control.metrics import Metrics
-from nimway.control.scaling import Autoscaler
+from nimway.control.scaling import HELD_TOLD_S, SCALE, Autoscaler
 from nimway.control.sleep import Autoscaled, Waking
 from nimway.control.store import Store
 from tests.control import samples
@@ -31,21 +32,71 @@ class Desk:
         self.passed_s = 0.0
         self.metrics = Metrics()
         self.marked: list[float] = []
+        self.reported: list[Ref] = []
+        self.is_selected = True
         parts = SimpleNamespace(
             store=Store(),
             loads=LoadBook(),
             metrics=self.metrics,
-            workers=SimpleNamespace(mark=lambda _, delay_s=0.0: self.marked.append(delay_s)),
+            workers=SimpleNamespace(mark=self._mark),
+            proxy_keys=lambda: ["models/edge"],
+            book=SimpleNamespace(
+                decision=lambda _: SimpleNamespace(selects=lambda _: self.is_selected)
+            ),
             clock=lambda: 1000.0 + self.passed_s,
             wall=lambda: NOW + timedelta(seconds=self.passed_s),
         )
+        self.store, self.loads = parts.store, parts.loads
         self.autoscaler = Autoscaler(cast("Context", parts), may_write=lambda: True)
+
+    def _mark(self, ref: Ref, *, delay_s: float = 0.0) -> None:
+        self.marked.append(delay_s)
+        if ref.kind == MODEL.kind:
+            self.reported.append(ref)
 
     def status(self, live: dict[str, Any], deployment: Any = SERVING, replicas: int = 1) -> Any:
         """Return `status.autoscaling` as the reconciler would write it."""
         scaled = self.autoscaler.view(live, replicas, deployment)
         assert scaled is not None
         return self.autoscaler.status(live, replicas, scaled)
+
+
+async def _look(desk: Desk, live: dict[str, Any], at_s: float) -> str | None:
+    """Let the autoscaler decide at a time, and return what the status tells of who holds it."""
+    desk.passed_s = at_s
+    await desk.autoscaler.reconcile(Ref(SCALE, "models", "llama"))
+    held_by: str | None = desk.status(live).get("heldBy")
+    return held_by
+
+
+async def test_who_keeps_an_idle_models_pod_is_told_after_a_minute_and_when_it_is_over() -> None:
+    desk, live = Desk(), _model(idleSince=_ago(3000))
+    live["status"]["autoscaling"]["heldBy"] = "known from before"
+    live["spec"]["autoscaling"]["scaleDownDelaySeconds"] = 0
+    desk.store.put(MODEL, live)
+    serving = {"observedGeneration": 9, "replicas": 1, "updatedReplicas": 1, "readyReplicas": 1}
+    deployment = {"metadata": {**live["metadata"], "uid": "d"}, "spec": {"replicas": 1}}
+    desk.store.put(DEPLOYMENT, {**deployment, "status": {**serving, "availableReplicas": 1}})
+    assert await _look(desk, live, 0) == "known from before"
+    began_s = 70.0  # a new operator waits a minute before anything may sleep
+    assert await _look(desk, live, began_s) == "known from before"
+    assert await _look(desk, live, began_s + HELD_TOLD_S - 1) == "known from before"
+    assert desk.reported == []
+    text = await _look(desk, live, began_s + HELD_TOLD_S + 1)
+    assert text is not None
+    assert text.startswith("NIMProxy models/edge is not heard")
+    assert len(desk.reported) == 1
+    assert await _look(desk, live, began_s + HELD_TOLD_S + 20) == text
+    desk.is_selected = False
+    assert await _look(desk, live, began_s + HELD_TOLD_S + 30) == "no NIMProxy selects it"
+    desk.is_selected = True
+    desk.reported.clear()
+    desk.loads.follow("models/edge", (), wanted=0)
+    live["metadata"]["resourceVersion"] = "99"
+    live["spec"]["autoscaling"] = {**live["spec"]["autoscaling"], "minReplicas": 1}
+    desk.store.put(MODEL, live)
+    assert await _look(desk, live, began_s + HELD_TOLD_S + 40) is None
+    assert len(desk.reported) == 1
 
 
 def _ago(seconds: float) -> str:

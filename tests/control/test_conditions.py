@@ -10,7 +10,9 @@ from nimway.control.conditions import (
     Problem,
     ProxyFacts,
     RouteView,
+    TableView,
     Verdict,
+    leaving_verdicts,
     model_verdicts,
     proxy_verdicts,
     render,
@@ -129,7 +131,48 @@ def _seen(facts: ModelFacts, kept: Verdict | None = None) -> dict[str, str]:
         ),
         (
             _model(problem=Problem(Reason.QUOTA_EXCEEDED, "quota", stalled=False)),
-            {"Ready": "False/QuotaExceeded", "Stalled": "False/Progressing"},
+            {
+                "Ready": "True/Serving",
+                "Reconciling": "True/QuotaExceeded",
+                "Stalled": "False/Progressing",
+            },
+        ),
+        (
+            _model(
+                problem=Problem(Reason.QUOTA_EXCEEDED, "quota", stalled=False),
+                deployment=_deployment(available=0),
+            ),
+            {
+                "Ready": "False/QuotaExceeded",
+                "Reconciling": "True/QuotaExceeded",
+                "Stalled": "False/Progressing",
+            },
+        ),
+        (
+            _model(
+                problem=Problem(Reason.API_ERROR, "no", stalled=False),
+                routes=RouteView(proxies=1, pods_ready=2, pods_serving=1, names=("m",)),
+            ),
+            {"Ready": "False/NotRouted", "Reconciling": "True/ApiError"},
+        ),
+        (
+            _model(
+                problem=Problem(Reason.API_ERROR, "no", stalled=False),
+                deployment=_deployment(wanted=2, replicas=3, updated=1, available=2),
+            ),
+            {"Ready": "True/Serving", "Reconciling": "True/ApiError"},
+        ),
+        (
+            _model(routes=RouteView(behind=("NIMProxy n/p lacks it",))),
+            {"Ready": "False/NotRouted", "Routed": "False/NotRouted"},
+        ),
+        (
+            _model(routes=RouteView(proxies=1, behind=("NIMProxy n/p lacks it",), refused=(HELD,))),
+            {
+                "Ready": "False/NotRouted",
+                "Reconciling": "True/NotRouted",
+                "Stalled": "False/Progressing",
+            },
         ),
         (
             _model(
@@ -154,6 +197,73 @@ def test_while_proxies_are_not_heard_routed_stays_as_it_was() -> None:
     assert model_verdicts(_model(routes=partly), kept)["Routed"] == kept
     starting = RouteView(pending=True)
     assert model_verdicts(_model(routes=starting), kept)["Routed"] == kept
+
+
+def test_what_an_undecided_proxy_lacks_takes_nothing_back_that_was_told() -> None:
+    kept = Verdict("True", Reason.SERVING, "before")
+    behind = RouteView(pending=True, undecided=frozenset({"n/p"}), behind=("n/p lacks it",))
+    assert model_verdicts(_model(routes=behind), kept)["Routed"] == kept
+    told = model_verdicts(_model(routes=behind), None)["Routed"]
+    assert (told.status, told.reason, told.message) == ("False", Reason.NOT_ROUTED, "n/p lacks it")
+
+
+@pytest.mark.parametrize(
+    ("unheard", "text"),
+    [
+        ((), "1 of 6 proxy pods serve the current route"),
+        (
+            ("a at 10.0.0.1:8001",),
+            "1 of 6 proxy pods serve the current route; not heard: a at 10.0.0.1:8001 (is there a "
+            "NetworkPolicy or a mesh between the operator and the proxy?); 4 serve an older one",
+        ),
+        (
+            tuple("abcde"),
+            "1 of 6 proxy pods serve the current route; not heard: a, b, c and 2 more (is there a "
+            "NetworkPolicy or a mesh between the operator and the proxy?)",
+        ),
+    ],
+    ids=["heard", "one", "many"],
+)
+def test_pods_that_are_not_heard_are_told_from_those_that_are_behind(
+    unheard: tuple[str, ...], text: str
+) -> None:
+    view = RouteView(proxies=1, pods_ready=6, pods_serving=1, names=("m",), unheard=unheard)
+    assert model_verdicts(_model(routes=view), None)["Ready"].message == text
+
+
+def test_a_proxy_says_which_pods_do_not_serve_its_table_and_stays_ready() -> None:
+    table = TableView(pods_ready=3, pods_current=1, unheard=("a at 10.0.0.1:8001",), late=True)
+    verdicts = proxy_verdicts(ProxyFacts(1, 1, 3, table, _deployment(), NOTHING_WAITS))
+    assert verdicts["Ready"].status == "True"
+    told = verdicts["Reconciling"]
+    assert (told.status, told.reason) == ("True", Reason.NOT_ROUTED)
+    assert told.message.startswith("1 of 3 pods serve the table; not heard: a at 10.0.0.1:8001 (")
+    assert told.message.endswith("; the others serve an older one: read their logs")
+    moments = replace(table, late=False)
+    verdicts = proxy_verdicts(ProxyFacts(1, 1, 3, moments, _deployment(), NOTHING_WAITS))
+    assert verdicts["Reconciling"].status == "False"
+
+
+def test_a_proxy_that_cannot_do_one_thing_serves_on_and_says_what() -> None:
+    problem = Problem(Reason.API_ERROR, "cannot serve namespace x: no", stalled=False)
+    facts = ProxyFacts(1, 1, 3, TableView(), _deployment(), NOTHING_WAITS, problem)
+    verdicts = proxy_verdicts(facts)
+    assert (verdicts["Ready"].status, verdicts["Ready"].reason) == ("True", Reason.SERVING)
+    told = verdicts["Reconciling"]
+    assert (told.status, told.message) == ("True", problem.message)
+    assert verdicts["Stalled"].status == "False"
+    stalled = replace(facts, problem=replace(problem, stalled=True))
+    assert proxy_verdicts(stalled)["Ready"].reason == Reason.API_ERROR
+
+
+def test_a_model_that_is_kept_by_others_says_by_whom_and_that_it_is_not_served() -> None:
+    kept = Verdict("True", Reason.SERVING, "1 of 1 replicas are available")
+    verdicts = leaving_verdicts({"b.example/x", "a.example/y"}, kept)
+    for kind in ("Ready", "Routed"):
+        assert (verdicts[kind].status, verdicts[kind].reason) == ("False", Reason.TERMINATING)
+        assert verdicts[kind].message.endswith("a.example/y, b.example/x")
+    assert verdicts["Available"] == kept, "its pods run until it is gone"
+    assert (verdicts["Reconciling"].status, verdicts["Stalled"].status) == ("True", "False")
 
 
 def test_a_lost_alias_is_told_while_the_model_is_routed() -> None:
@@ -222,9 +332,9 @@ def test_of_many_lost_names_some_are_told() -> None:
 
 
 def test_a_proxy_is_ready_when_a_pod_serves() -> None:
-    facts = ProxyFacts(1, 2, 3, 2, _deployment(wanted=2), LOADING)
+    facts = ProxyFacts(1, 2, 3, TableView(), _deployment(wanted=2), LOADING)
     assert proxy_verdicts(facts)["Ready"].status == "True"
-    down = ProxyFacts(1, 2, 3, 0, NO_DEPLOYMENT, LOADING)
+    down = ProxyFacts(1, 2, 3, TableView(), NO_DEPLOYMENT, LOADING)
     assert proxy_verdicts(down)["Ready"].status == "False"
 
 
@@ -251,7 +361,7 @@ def test_an_update_that_hangs_while_old_pods_serve_says_why(
     )
     for verdicts in (
         model_verdicts(facts, None),
-        proxy_verdicts(ProxyFacts(1, 2, 3, 2, rolling, diagnosis)),
+        proxy_verdicts(ProxyFacts(1, 2, 3, TableView(), rolling, diagnosis)),
     ):
         assert verdicts["Ready"].status == "True"
         told = verdicts["Reconciling"]
@@ -270,7 +380,7 @@ def test_conflicting_names_and_switching_off_do_not_contradict_each_other() -> N
 
 def test_a_proxy_that_is_switched_off_is_settled() -> None:
     none = _deployment(wanted=0, replicas=0, updated=0, available=0)
-    verdicts = proxy_verdicts(ProxyFacts(1, 0, 3, 0, none, LOADING))
+    verdicts = proxy_verdicts(ProxyFacts(1, 0, 3, TableView(), none, LOADING))
     assert (verdicts["Ready"].status, verdicts["Ready"].reason) == ("True", Reason.SWITCHED_OFF)
     assert verdicts["Reconciling"].status == "False"
 

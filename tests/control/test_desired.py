@@ -125,6 +125,25 @@ def test_an_argo_cd_application_named_like_the_model_leaves_a_kept_claim(
         }
 
 
+def test_a_claim_that_is_named_by_its_user_does_not_go_with_the_model_any_more() -> None:
+    made = build_claim(samples.resolved(storage={"pvc": {"size": "1Gi", "reclaim": "Delete"}}))
+    assert made is not None
+    live = _applied(made)
+    live["spec"] = {**made["spec"], "volumeName": "pvc-1", "volumeMode": "Filesystem"}
+    named = samples.resolved(storage={"pvc": {"claimName": made["metadata"]["name"]}})
+    kept = build_claim(named, live)
+    assert kept is not None
+    assert "ownerReferences" not in kept["metadata"]
+    assert kept["spec"] == made["spec"], "what we applied: the API server lets nothing else be"
+    assert build_claim(named, _applied(kept)) is None, "then it is its user's"
+    assert build_claim(named, None) is None
+    other = samples.resolved(storage={"pvc": {"claimName": "weights"}})
+    assert build_claim(other, live) is None
+    assert build_claim(samples.resolved(), live) is None
+    going = {**live["metadata"], "deletionTimestamp": "2026-11-01T00:00:00Z"}
+    assert build_claim(named, {**live, "metadata": going}) is None
+
+
 @pytest.mark.parametrize(
     ("declared", "there", "expected"), [(9, None, 4), (9, 2, 4), (9, 6, 6), (3, 6, 3), (0, 2, 0)]
 )

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from nimway.api.status import Reason
-from nimway.control.diagnosis import Workload, diagnose
+from nimway.control.diagnosis import NOTHING_WAITS, Workload, diagnose
 from nimway.control.facts import (
     NO_DEPLOYMENT,
     PodFacts,
@@ -94,6 +94,11 @@ GPU_MESSAGE = (
             "the node of pod p does not answer",
         ),
         (_pod(), Reason.PROGRESSING, "pulling its image"),
+        (
+            _pod(running=True, restarts=3, last_exit="last exit: code 137, OOMKilled"),
+            Reason.LOADING_WEIGHTS,
+            "runs and is not ready yet; it restarted 3 times, last exit: code 137, OOMKilled",
+        ),
     ],
 )
 def test_a_pods_trouble_gets_a_reason_and_the_words_of_kubernetes(
@@ -103,6 +108,86 @@ def test_a_pods_trouble_gets_a_reason_and_the_words_of_kubernetes(
     assert found.reason is reason
     assert text in found.message
     assert not found.stalled
+
+
+EVICTED = _pod(name="was", ended=True, reason="Evicted", message="low on disk", begun_s=5)
+
+
+def test_a_pod_that_ended_for_good_is_told_of_and_speaks_for_nobody() -> None:
+    waits = _pod(scheduled=False, reason="Unschedulable", message=GPU_MESSAGE)
+    older = replace(EVICTED, name="older", begun_s=1)
+    workload = Workload(gpus=2, gpu_resource="nvidia.com/gpu")
+    found = diagnose(LATE, [older, EVICTED, waits], workload, NOW_S)
+    assert (found.reason, found.stalled) == (Reason.WAITING_FOR_GPU, False)
+    assert found.message.endswith("; pod was before it ended: Evicted low on disk")
+    assert diagnose(LATE, [EVICTED], workload, NOW_S) == NOTHING_WAITS
+    claimed = replace(EVICTED, node="b", equipped=True, claims=("c",))
+    pods = [claimed, _pod(node="a", equipped=False, claims=("c",))]
+    found = diagnose(NO_DEPLOYMENT, pods, Workload(single_node=True), NOW_S)
+    assert found.reason is Reason.PROGRESSING
+
+
+def test_a_pod_that_waits_for_the_gpus_of_one_that_ends_says_until_when() -> None:
+    ending = _pod(name="old", node="a", deleting=True, gone_by_s=int(NOW_S) + 600)
+    waits = _pod(scheduled=False, reason="Unschedulable", message=GPU_MESSAGE)
+    workload = Workload(gpus=2, gpu_resource="nvidia.com/gpu")
+    found = diagnose(NO_DEPLOYMENT, [ending, waits], workload, NOW_S)
+    assert found.reason is Reason.PROGRESSING
+    told = "pod p waits for pod old, which ends by 2025-11-24T16:10:00Z; it needs 2 nvidia.com/gpu"
+    assert found.message.startswith(told)
+
+
+def test_a_paused_deployment_says_how_it_goes_on() -> None:
+    found = diagnose(replace(NO_DEPLOYMENT, paused=True), [_pod(ready=True)], Workload(), NOW_S)
+    assert "kubectl rollout resume" in found.message
+    live = {"metadata": {}, "spec": {"paused": True}}
+    assert deployment_facts(live).paused
+
+
+def test_a_proxys_pod_is_not_spoken_of_as_a_model() -> None:
+    proxy = Workload(is_proxy=True)
+    found = diagnose(NO_DEPLOYMENT, [_pod(running=True)], proxy, NOW_S)
+    assert found.reason is Reason.WAITING_FOR_TABLE
+    late = diagnose(replace(LATE, deadline_s=600), [_pod(running=True)], proxy, NOW_S)
+    assert late.stalled
+    assert late.message.startswith("not ready within 600 s; pod p runs")
+
+
+def test_pods_that_may_not_be_created_are_told_in_the_servers_words() -> None:
+    failure = 'pods "x" is forbidden: violates PodSecurity "restricted:latest"'
+    found = diagnose(replace(NO_DEPLOYMENT, failure=failure), [], Workload(), NOW_S)
+    assert (found.reason, found.message) == (Reason.PODS_REFUSED, failure)
+
+
+def _with_sidecar(own: dict[str, Any], sidecar: dict[str, Any], **status: Any) -> PodFacts:
+    statuses = [{"name": "istio-proxy", **sidecar}, {"name": "nim", **own}]
+    scheduled = {"type": "PodScheduled", "status": "True"}
+    status = {"conditions": [scheduled], "containerStatuses": statuses, **status}
+    return pod_facts({"metadata": {"name": "p", "uid": "u"}, "status": status})
+
+
+RUNS = {"state": {"running": {"startedAt": "2025-11-24T17:00:00Z"}}}
+
+
+def test_a_container_that_others_add_is_not_taken_for_the_nim() -> None:
+    pulling = _with_sidecar({"state": {"waiting": {"reason": "ContainerCreating"}}}, RUNS)
+    assert (pulling.running, pulling.begun_s, pulling.reason) == (False, 0, "")
+    crash = {"state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}}
+    sick = _with_sidecar(RUNS, {**crash, "restartCount": 7})
+    assert (sick.running, sick.restarts) == (True, 7)
+    assert sick.message == "container istio-proxy: back-off"
+    own = _with_sidecar({**crash, "restartCount": 2}, {**RUNS, "restartCount": 9})
+    assert (own.restarts, own.message) == (2, "back-off")
+    killed = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
+    again = _with_sidecar({**RUNS, "restartCount": 3, "lastState": killed}, RUNS)
+    assert (again.running, again.restarts) == (True, 3)
+    assert again.last_exit == "last exit: code 137, OOMKilled"
+
+
+def test_a_pod_that_ended_for_good_is_read() -> None:
+    ended = {"phase": "Failed", "reason": "Evicted", "message": "low on disk"}
+    facts = _with_sidecar(RUNS, RUNS, **ended)
+    assert (facts.ended, facts.reason, facts.message) == (True, "Evicted", "low on disk")
 
 
 def test_the_pod_that_needs_a_person_soonest_speaks_for_all() -> None:
@@ -208,6 +293,12 @@ def test_a_quota_is_named() -> None:
         ({"equipped": False}, True, Reason.PROGRESSING, "its volumes and its network"),
         ({"equipped": True}, None, Reason.PROGRESSING, "if the claim is ReadWriteOnce"),
         ({"equipped": True}, False, Reason.PROGRESSING, "its volumes and its network"),
+        (
+            {"equipped": True, "claims": ("before",)},
+            True,
+            Reason.PROGRESSING,
+            "its volumes and its network",
+        ),
     ],
 )
 @pytest.mark.parametrize("equipped", [False, None])
@@ -218,8 +309,8 @@ def test_a_pod_that_waits_for_a_claim_on_another_node_says_so(
     text: str,
     equipped: bool | None,  # noqa: FBT001 - the value itself
 ) -> None:
-    holder = _pod(**{"name": "q", "node": "b", "ready": True, **other})
-    pods = [holder, _pod(node="a", equipped=equipped)]
+    holder = _pod(**{"name": "q", "node": "b", "ready": True, "claims": ("c",), **other})
+    pods = [holder, _pod(node="a", equipped=equipped, claims=("c",))]
     found = diagnose(NO_DEPLOYMENT, pods, Workload(single_node=single_node), NOW_S)
     assert found.reason is reason
     assert text in found.message

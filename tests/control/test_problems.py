@@ -2,8 +2,7 @@ import pytest
 
 from nimway.api.status import Reason
 from nimway.control.client import ForbiddenError, ServerError, TransientError
-from nimway.control.conditions import Verdict, render
-from nimway.control.kinds import Manifest
+from nimway.control.conditions import Verdict
 from nimway.control.problems import MESSAGE_CHARS_MAX, REPORTED, outcome_of
 
 WEBHOOK = 'failed calling webhook "a-1.example": read tcp 10.0.0.5:{port}->10.96.0.9:443: reset'
@@ -13,8 +12,8 @@ def _webhook(port: int = 40000) -> ServerError:
     return ServerError(500, "InternalError", WEBHOOK.format(port=port))
 
 
-def _told(message: str, reason: Reason = Reason.API_ERROR) -> list[Manifest]:
-    return render({"Ready": Verdict("False", reason, message)}, [], 1, "T")
+def _told(message: str, reason: Reason = Reason.API_ERROR) -> Verdict:
+    return Verdict("True", reason, message)
 
 
 def test_a_webhook_that_fails_is_told_in_the_servers_words_and_tried_again() -> None:
@@ -65,6 +64,19 @@ def test_numbers_of_other_troubles_are_news() -> None:
     assert outcome_of(
         _webhook(), _told("x 1", Reason.INVALID_SPEC)
     ).problem.message == WEBHOOK.format(port=40000)
+
+
+def test_a_claim_that_its_class_lets_not_grow_is_the_specs_trouble_not_the_rights() -> None:
+    error = ForbiddenError(
+        403,
+        "Forbidden",
+        'persistentvolumeclaims "a-store" is forbidden: only dynamically provisioned pvc can be '
+        "resized and the storageclass that provisions the pvc must support resize",
+    )
+    outcome = outcome_of(error)
+    assert (outcome.problem.reason, outcome.problem.stalled) == (Reason.INVALID_SPEC, True)
+    assert outcome.problem.message == f"spec.storage.pvc.size: {error}"
+    assert outcome.retry is error, "the class may be mended"
 
 
 def test_a_write_that_is_forbidden_is_for_a_person_and_tried_again() -> None:

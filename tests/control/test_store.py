@@ -44,14 +44,16 @@ def test_an_owner_lives_until_it_goes_or_another_takes_its_name() -> None:
     assert store.living("new") is None
 
 
-def test_a_pods_node_and_gates_are_kept_and_nothing_else_of_its_spec() -> None:
+def test_a_pods_node_gates_and_claims_are_kept_and_nothing_else_of_its_spec() -> None:
     store = Store()
     gates = [{"name": "kueue.x-k8s.io/admission"}]
-    spec = {"nodeName": "a", "schedulingGates": gates}
+    claim = {"persistentVolumeClaim": {"claimName": "weights"}}
+    volumes = [{"name": "weights", **claim}, {"name": "x", "emptyDir": {}}]
+    spec = {"nodeName": "a", "schedulingGates": gates, "volumes": volumes}
     store.put(POD, {**_child("1"), "spec": {**spec, "containers": [{}]}})
     live = store.get(POD, "models", "llama")
     assert live is not None
-    assert live["spec"] == spec
+    assert live["spec"] == {**spec, "volumes": [claim]}
 
 
 def test_the_controllers_revision_annotation_is_no_content() -> None:

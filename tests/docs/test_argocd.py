@@ -7,6 +7,7 @@ import pytest
 import yaml
 from lupa import lua51
 
+from nimway.api.crd import build_crds
 from tests.docs.pages import DOCS
 
 DATA = Path(__file__).parent / "data"
@@ -62,6 +63,12 @@ def test_an_object_without_conditions_is_progressing(status: dict[str, Any] | No
     if status is not None:
         manifest["status"] = status
     assert _health(manifest) == ("Progressing", "waiting for the operator")
+
+
+def test_no_application_takes_the_crds_and_every_model_with_them() -> None:
+    for crd in build_crds().values():
+        options = crd["metadata"]["annotations"]["argocd.argoproj.io/sync-options"]
+        assert options == "Prune=false,Delete=false"
 
 
 def test_asleep_by_an_autoscaler_is_healthy() -> None:

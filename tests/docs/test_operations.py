@@ -1,4 +1,4 @@
-"""docs/operations.md names every value of the chart, and every right of the operator."""
+"""docs/operations.md names the chart's values, the operator's rights, and what containers get."""
 
 import json
 import re
@@ -7,7 +7,9 @@ from typing import Any
 
 import yaml
 
-from tests.docs.pages import DOCS, ROOT, table
+from nimway.control.desired.pod import build_template
+from tests.control import samples
+from tests.docs.pages import DOCS, ROOT, manifests, table
 
 PAGE = DOCS / "operations.md"
 CHART = ROOT / "charts/nimway"
@@ -54,6 +56,73 @@ def test_the_operators_rights_are_those_of_the_chart() -> None:
     rows = table(PAGE, "Security")
     assert sorted((_words(row[0]), _words(row[1])) for row in rows) == granted
     assert not any("secrets" in resources for resources, _ in granted)
+
+
+def test_crds_go_before_an_upgrade_by_the_same_command_everywhere() -> None:
+    command = "kubectl apply --server-side --force-conflicts -f crds/"
+    for page in (ROOT / "README.md", PAGE, CHART / "templates/NOTES.txt"):
+        text = page.read_text(encoding="utf-8")
+        assert text.count(command) == 1, page.name
+        assert re.search(r"\bbefore an upgrade", text, re.IGNORECASE) or page == PAGE, page.name
+    upgrade = PAGE.read_text(encoding="utf-8").partition("\n## Upgrade\n")[2]
+    assert upgrade.index(command) < upgrade.index("helm upgrade nimway")
+
+
+def test_every_install_command_names_an_image_that_its_reader_has() -> None:
+    for page in (ROOT / "README.md", PAGE):
+        text = page.read_text(encoding="utf-8").replace("\\\n", "")
+        installs = re.findall(r"^helm (?:install|upgrade) nimway .*$", text, re.MULTILINE)
+        assert installs, page.name
+        assert all("--set image.repository=REGISTRY/nimway" in each for each in installs)
+        assert "docker push REGISTRY/nimway:0.1.0" in text
+
+
+CONTAINER = "The model's container"
+MODEL: dict[str, Any] = {
+    "authSecret": "ngc-api-key",
+    "port": 9000,
+    "profile": "a-profile",
+    "sharedMemory": "16Gi",
+    "storage": {"pvc": {"claimName": "weights"}},
+}
+
+
+def _container() -> dict[str, Any]:
+    pod = build_template(samples.resolved(**MODEL))["spec"]
+    found: dict[str, Any] = pod["containers"][0]
+    return found
+
+
+def test_the_containers_variables_are_those_of_the_page() -> None:
+    declared = samples.model(**MODEL)["spec"]
+    told = {row[0].strip("`"): row[1] for row in table(PAGE, CONTAINER)}
+    assert set(told) == {each["name"] for each in _container()["env"]}
+    for variable in _container()["env"]:
+        text = told[variable["name"]]
+        if "valueFrom" in variable:
+            named = variable["valueFrom"]["secretKeyRef"]
+            assert declared["authSecret"] == named["name"]
+            assert text.startswith(f"the key `{named['key']}` of the Secret `spec.authSecret`")
+            continue
+        source = text.partition("`")[2].partition("`")[0]
+        name = source.removeprefix("spec.")
+        assert variable["value"] == (str(declared[name]) if name != source else source)
+
+
+def test_the_containers_mounts_are_those_of_the_page() -> None:
+    below = PAGE.read_text(encoding="utf-8").partition("| mounted at |")[2].partition("\n\n")[0]
+    told = set(re.findall(r"^\| `(/\S+)` \|", below, re.MULTILINE))
+    assert told == {each["mountPath"] for each in _container()["volumeMounts"]}
+
+
+def test_the_example_with_adapters_finds_them_in_its_claim() -> None:
+    examples = [each for _, each in manifests() if each["spec"].get("adapters")]
+    assert examples
+    store = next(each for each in _container()["volumeMounts"] if each["name"] == "model-store")
+    for example in examples:
+        env = {each["name"]: each["value"] for each in example["spec"]["env"]}
+        assert env["NIM_PEFT_SOURCE"].startswith(f"{store['mountPath']}/")
+        assert "claimName" in example["spec"]["storage"]["pvc"]
 
 
 def _words(text: str) -> tuple[str, ...]:

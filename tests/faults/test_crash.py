@@ -1,8 +1,8 @@
 """OP-1: the operator dies at every write, and the world ends up the same.
 
-The points come from the writes of an undisturbed life of a model and its proxy: creation, a change,
-the model's deletion. At each write the operator is killed before the API server hears of it, or
-after it was done; or the reply is lost and the operator lives on.
+The points come from the writes of an undisturbed life of a model and its proxy: creation, a change
+with something to prune, the model's deletion. At each write the operator is killed before the API
+server hears of it, or after it was done; or the reply is lost and the operator lives on.
 """
 
 import difflib
@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from nimway.control.kinds import LEASE, MODEL, PROXY
-from tests.control.process import OperatorProcess, patch
+from nimway.control.desired.names import OWNER_LABEL
+from nimway.control.kinds import CLAIM, LEASE, MODEL, PROXY, SERVICE
+from tests.control.process import OperatorProcess, create, patch
 from tests.faults.world import COLLECT_S, MODEL_CHILDREN, World, kill, model, proxy, until
 from tests.support.api_faults import Act, Call, afterwards, instead, lose_reply
 from tests.support.faults import FULL
@@ -137,12 +138,33 @@ class Lives:
             change = {"spec": {"image": "nvcr.io/nim/other:2", "port": 9000, "aliases": [name]}}
             change["spec"]["storage"] = None
             await patch(world.api, MODEL, namespace, f"m-{name}", change)
+            await self._stray(name)
             await patch(world.api, PROXY, namespace, f"p-{name}", {"spec": {"drainSeconds": 30}})
             await self._reach_status(f"m-{name}", f"p-{name}")
         else:
             await world.delete(MODEL, f"m-{name}")
-            for kind in () if self.expected[2:] else MODEL_CHILDREN:
-                await world.gone(kind, f"m-{name}", timeout_s=COLLECT_S)
+            if not self.expected[2:]:
+                for kind in MODEL_CHILDREN:
+                    await world.gone(kind, f"m-{name}", timeout_s=COLLECT_S)
+                await world.gone(CLAIM, f"m-{name}-store", timeout_s=COLLECT_S)
+
+    async def _stray(self, name: str) -> None:
+        """Add a child that another version of the operator would have declared."""
+        world = self.world
+        owner = (await world.get(MODEL, f"m-{name}"))["metadata"]["uid"]
+        stray = {
+            "apiVersion": SERVICE.api_version,
+            "kind": SERVICE.kind,
+            "metadata": {
+                "name": f"stray-{name}",
+                "namespace": world.namespace,
+                "labels": {OWNER_LABEL: owner, "app.kubernetes.io/managed-by": "nimway"},
+            },
+            "spec": {"ports": [{"port": 1}]},
+        }
+        await create(world.api, SERVICE, stray)
+        if not self.expected[1:]:
+            await world.gone(SERVICE, f"stray-{name}")
 
     async def _reach_status(self, model_name: str, proxy_name: str) -> None:
         if self.expected:

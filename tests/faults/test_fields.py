@@ -11,7 +11,16 @@ import yaml
 
 from nimway.control.client import InvalidError
 from nimway.control.fields import extract, owned_fields
-from nimway.control.kinds import CHILDREN, DEPLOYMENT, MODEL, PROXY, SERVICE, Kind, Manifest
+from nimway.control.kinds import (
+    CHILDREN,
+    CLAIM,
+    DEPLOYMENT,
+    MODEL,
+    PROXY,
+    SERVICE,
+    Kind,
+    Manifest,
+)
 from tests.control.process import patch
 from tests.faults.world import REPAIR_S, World, model, proxy, until
 from tests.support.faults import FULL, full_only
@@ -83,6 +92,14 @@ async def _replace(world: World, kind: Kind, name: str, spec: Manifest) -> None:
     await patch(world.api, kind, world.namespace, name, body)
 
 
+async def _discard_claim(world: World) -> None:
+    """Delete, as a user, the claim that the operator leaves behind on purpose: it holds weights."""
+    if await world.find(CLAIM, "x-store"):
+        await _observed(world, MODEL, "x")
+        await world.delete(CLAIM, "x-store")
+        await world.gone(CLAIM, "x-store")
+
+
 @pytest.mark.parametrize(
     ("kind", "base"),
     [(MODEL, BASE), pytest.param(PROXY, {"replicas": 0}, marks=full_only)],
@@ -102,6 +119,7 @@ async def test_every_field_can_be_changed_and_reverted(
         if changed == prior:
             same.append(name)
         await _replace(world, kind, "x", base)
+        await _discard_claim(world)
         if await _observed(world, kind, "x") != prior:
             left.append(name)
     assert left == [], "these fields left something behind"
@@ -125,6 +143,7 @@ async def test_a_detour_over_every_field_ends_as_a_fresh_object(world: World) ->
     await _observed(world, MODEL, "x")
     last = {**BASE, "image": "nvcr.io/nim/last:1", "port": 9001, "env": [{"name": "A"}]}
     await _replace(world, MODEL, "x", last)
+    await _discard_claim(world)
     detour = await _observed(world, MODEL, "x")
     await world.delete(MODEL, "x", "Foreground")
     await world.gone(MODEL, "x", timeout_s=60)

@@ -17,6 +17,9 @@ from nimway.api.status import NIMModelStatus, NIMProxyStatus
 
 Schema = dict[str, Any]
 
+LEFT_BY_ARGO_CD = {"argocd.argoproj.io/sync-options": "Prune=false,Delete=false"}
+"""Annotations of both CRDs: with a CRD go all its objects, so no Application may delete it."""
+
 _DROPPED = ("title", "additionalProperties", "$defs")
 _OBJECT_DESCRIPTION = {
     "NIMModel": "One model, served by NVIDIA NIM containers on GPUs, behind Nimway's proxies.",
@@ -153,7 +156,7 @@ def _crd(
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{plural}.{GROUP}"},
+        "metadata": {"name": f"{plural}.{GROUP}", "annotations": dict(LEFT_BY_ARGO_CD)},
         "spec": {
             "group": GROUP,
             "names": {**names, **({"shortNames": short_names} if short_names else {})},

@@ -54,11 +54,6 @@ class PvcStorage(ApiModel):
             ),
             (
                 "!has(self.size) || !has(oldSelf.size) || "
-                "quantity(self.size).compareTo(quantity(oldSelf.size)) >= 0",
-                "storage.pvc.size: a claim cannot shrink",
-            ),
-            (
-                "!has(self.size) || !has(oldSelf.size) || "
                 "(has(self.storageClassName) ? self.storageClassName : '') == "
                 "(has(oldSelf.storageClassName) ? oldSelf.storageClassName : '')",
                 "storage.pvc.storageClassName: a claim's class cannot change; "
@@ -74,8 +69,16 @@ class PvcStorage(ApiModel):
         )
     )
 
-    claim_name: ObjectName | None = Field(None, description="An existing claim of this namespace.")
-    size: QuantityString | None = Field(None, description="Size of the claim to create.")
+    claim_name: ObjectName | None = Field(
+        None,
+        description="An existing claim of this namespace. It is kept, also where this NIMModel "
+        "made it.",
+    )
+    size: QuantityString | None = Field(
+        None,
+        description="Size of the claim to create. It can grow where its storage class allows that; "
+        "a refused change leaves the claim as it is and can be taken back.",
+    )
     storage_class_name: ObjectName | None = Field(
         None, description="Storage class of the claim to create; the cluster's default if absent."
     )
@@ -89,7 +92,8 @@ class PvcStorage(ApiModel):
     reclaim: Literal["Retain", "Delete"] | None = Field(
         None,
         description="What becomes of the created claim when the NIMModel is deleted: kept, and "
-        "adopted again by a NIMModel of the same name (Retain, the default), or deleted.",
+        "adopted again by a NIMModel of the same name (Retain, the default), or deleted. Until "
+        "then it stays, also where the storage is changed to something else.",
     )
 
 
@@ -232,10 +236,13 @@ class RoutingQueue(ApiModel):
 
     max_requests: Annotated[int, Field(ge=0, le=100000)] | None = Field(
         None,
-        description="Requests that may wait, over all pods of a proxy; if not given 1000 at each.",
+        description="Requests that may wait, over all pods of a proxy; if absent the proxy's own "
+        "number, at each of its pods.",
     )
     max_wait_seconds: Annotated[int, Field(ge=0, le=3600)] | None = Field(
-        None, description="Longest wait; SDKs give up after 60 s and ask again."
+        None,
+        description="Longest wait, the proxy's own if absent; SDKs give up after 60 s and ask "
+        "again.",
     )
 
 
@@ -251,7 +258,7 @@ class Routing(ApiModel):
         None, description="Waits of a request; the proxy's own where absent."
     )
     max_concurrency: Annotated[int, Field(ge=1, le=100000)] | None = Field(
-        None, description="Requests that one pod gets at a time, over all proxies."
+        None, description="Requests that one pod gets at a time, from all pods of a proxy."
     )
     queue: RoutingQueue | None = Field(
         None, description="Where requests wait for a pod, or for a place at one."
@@ -333,10 +340,20 @@ class NIMModelSpec(Placement):
                 "!(self.gpuResource in self.resources.requests)",
                 "resources.requests: GPUs are counted in gpus, not here",
             ),
+            (
+                "self.model == oldSelf.model || (self.replicas == 0 && "
+                "(!has(self.autoscaling) || self.autoscaling.minReplicas == 0))",
+                "model: can change only while replicas (and autoscaling.minReplicas) is 0, for "
+                "running pods answer to the old name alone; to serve another name as well, use "
+                "aliases",
+            ),
         )
     )
 
-    model: ServedName = Field(description="The name clients use, an OpenAI-style id.")
+    model: ServedName = Field(
+        description="The name clients use, an OpenAI-style id. It can change only while `replicas` "
+        "is 0: running pods answer to the old one alone."
+    )
     aliases: Annotated[list[ServedName], Field(max_length=16, json_schema_extra=SET)] | None = (
         Field(None, description="Further names clients may use; the NIM always sees `model`.")
     )

@@ -32,6 +32,18 @@ class ProxyService(ApiModel):
     labels: Labels | None = Field(None, description="Labels of the Service; Nimway's own win.")
 
 
+class ProxyQueue(RoutingQueue):
+    """Requests that wait, of each model whose `routing.queue` says nothing."""
+
+    max_requests: Annotated[int, Field(ge=0, le=100000)] | None = Field(
+        None,
+        description="Requests of one model that may wait in one proxy pod, 1000 if absent.",
+    )
+    max_wait_seconds: Annotated[int, Field(ge=0, le=3600)] | None = Field(
+        None, description="Longest wait, 50 if absent; SDKs give up after 60 s and ask again."
+    )
+
+
 class ProxyLimits(ApiModel):
     """What one worker of a proxy takes on; what is beyond is refused, and the client is told."""
 
@@ -72,10 +84,10 @@ class ProxyLimits(ApiModel):
     max_headers: Annotated[int, Field(ge=10, le=1000)] | None = Field(
         None, description="Fields of a head, 100 if absent; 431 beyond."
     )
-    queue: RoutingQueue | None = Field(
+    queue: ProxyQueue | None = Field(
         None,
-        description="For models whose `routing.queue` says nothing: 1000 requests and 50 s if "
-        "absent.",
+        description="For models whose `routing.queue` says nothing: 1000 requests in each proxy "
+        "pod and 50 s if absent.",
     )
 
 
@@ -160,7 +172,8 @@ class NIMProxySpec(Placement):
     )
     pass_authorization: bool = Field(
         default=False,
-        description="Pass the client's `Authorization` on to the model; it is removed otherwise.",
+        description="Pass clients' credentials on to the models: `Authorization`, `X-Api-Key`, "
+        "`Api-Key` and `Cookie`; they are removed otherwise.",
     )
     access_log: AccessLog | None = Field(
         None, description="The log of requests; every one if absent."

@@ -46,7 +46,9 @@ class Reason(StrEnum):
     PVC_PENDING = "PVCPending"
     NODE_NOT_READY = "NodeNotReady"
     QUOTA_EXCEEDED = "QuotaExceeded"
+    PODS_REFUSED = "PodsRefused"
     LOADING_WEIGHTS = "LoadingWeights"
+    WAITING_FOR_TABLE = "WaitingForTable"
     STARTUP_TIMEOUT = "StartupTimeout"
     NAME_CONFLICT = "NameConflict"
     OBJECT_CONFLICT = "ObjectConflict"
@@ -100,8 +102,11 @@ REASON_HELP: Final[Mapping[Reason, tuple[str, str]]] = MappingProxyType(
             "Check spec.namespaces and spec.modelSelector of the NIMProxies.",
         ),
         Reason.NOT_ROUTED: (
-            "Some proxy pods do not serve the current route yet.",
-            "Takes moments. If it lasts, read the logs of the proxy pods.",
+            "Some proxy pods do not serve the current route yet, are not heard, or may not see the "
+            "model's pods. Of a NIMProxy: some of its pods do not serve its table, or are not "
+            "heard.",
+            "Takes moments. If it lasts, the message says why: check NetworkPolicies and the mesh "
+            "on the pods' port 8001, the proxy's rights in the namespace, the proxy pods' logs.",
         ),
         Reason.PROXY_NOT_READY: (
             "NIMProxies select the model, and none of them has a ready pod.",
@@ -144,6 +149,15 @@ REASON_HELP: Final[Mapping[Reason, tuple[str, str]]] = MappingProxyType(
             "A ResourceQuota of the namespace forbids another pod or object.",
             "Raise the quota or lower the demand. It goes on by itself.",
         ),
+        Reason.PODS_REFUSED: (
+            "The API server refuses to create the pods, in its own words in the message: a pod "
+            "security level, a policy, a LimitRange or a missing PriorityClass.",
+            "Change the spec, or what forbids it. It goes on by itself.",
+        ),
+        Reason.WAITING_FOR_TABLE: (
+            "A proxy pod runs and has not read its routing table and all endpoints yet.",
+            "Takes moments. If it lasts, read its log: its rights, the way to the API server.",
+        ),
         Reason.LOADING_WEIGHTS: (
             "The container runs and is not ready: it fetches or loads weights.",
             "Wait, up to startupTimeoutSeconds.",
@@ -156,12 +170,14 @@ REASON_HELP: Final[Mapping[Reason, tuple[str, str]]] = MappingProxyType(
         Reason.NAME_CONFLICT: (
             "Every name of the model is held by another NIMModel, or kept for the namespace of "
             "one that was deleted; the message names it. No proxy leads to its pods.",
-            "Rename model or aliases, or set replicas to 0. A name of another namespace has to "
-            "be claimed anew once it is free: change the spec or the annotation nimway.dev/claim.",
+            "Give it an alias that nobody has, or set replicas to 0: model can be changed then, "
+            "too. A name of another namespace has to be claimed anew once it is free: change the "
+            "spec or the annotation nimway.dev/claim.",
         ),
         Reason.OBJECT_CONFLICT: (
             "An object of the name that is needed exists and is not Nimway's. It is left alone.",
-            "Delete or rename that object, or rename the NIMModel or NIMProxy.",
+            "Delete or rename that object, or rename the NIMModel or NIMProxy. A claim that is to "
+            "be used on purpose is named in storage.pvc.claimName.",
         ),
         Reason.INVALID_SPEC: (
             "The spec passed admission and still cannot work; the message names the field.",
@@ -174,12 +190,14 @@ REASON_HELP: Final[Mapping[Reason, tuple[str, str]]] = MappingProxyType(
         ),
         Reason.TABLE_TOO_LARGE: (
             "The routing table does not fit into a ConfigMap. The last one that did stays in "
-            "force.",
+            "force; models that are not in it are NotRouted, with this text.",
             "Spread the models over several NIMProxies.",
         ),
         Reason.TERMINATING: (
-            "An object of the same name, or the namespace, is still being deleted.",
-            "Wait. If it lasts, look for finalizers on the old object.",
+            "An object of the same name, or the namespace, is still being deleted; or this object "
+            "is, and finalizers of others keep it.",
+            "Wait. A claim goes once no pod uses it: leave its finalizer alone. Of another object "
+            "that stays, look at the finalizers.",
         ),
         Reason.API_ERROR: (
             "The API server refuses the operator a write, in its own words in the message: it "
@@ -254,6 +272,11 @@ class AutoscalingStatus(ApiModel):
     cold_start_seconds: int | None = Field(
         None, description="How long it lately took from waking to the first ready pod."
     )
+    held_by: Annotated[str, Field(max_length=512)] | None = Field(
+        None,
+        description="Why no pod is taken away though fewer are enough: a NIMProxy that may hold "
+        "requests has not been heard for a minute, or none selects the model.",
+    )
 
 
 class RefusedName(ApiModel):
@@ -300,6 +323,8 @@ class NIMProxyStatus(CommonStatus):
     """What the operator saw of a proxy. `endpoint` is the base URL for clients."""
 
     revision: Annotated[str, Field(max_length=64)] | None = Field(
-        None, description="Routing table revision that every ready pod serves."
+        None,
+        description="Routing table revision that every ready pod serves; absent while one is late "
+        "or not heard, or none is ready.",
     )
     models: int | None = Field(None, description="Models in the routing table.")

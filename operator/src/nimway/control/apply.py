@@ -11,14 +11,24 @@ from collections.abc import Callable, Iterable
 from nimway.control.client import (
     CREATE_ONLY_VERSION,
     ConflictError,
+    ForbiddenError,
     InvalidError,
     KubeClient,
+    NamespaceTerminatingError,
     NotFoundError,
 )
 from nimway.control.election import LeadershipLostError
 from nimway.control.kinds import BY_KIND, CLAIM, DEPLOYMENT, POD, SERVICE, Kind, Manifest, Ref
 from nimway.control.metrics import Metrics
-from nimway.control.plan import APPLIED_ANNOTATION, Action, Plan, controller_uid, plan, seal
+from nimway.control.plan import (
+    APPLIED_ANNOTATION,
+    Action,
+    Plan,
+    controller_uid,
+    mounted_claims,
+    plan,
+    seal,
+)
 from nimway.control.resolve import Owner
 from nimway.control.store import Store, ref_of
 
@@ -42,6 +52,10 @@ class WaitingError(Exception):
 
 class OwnerGoneError(Exception):
     """The owner does not exist any more, and the store did not know."""
+
+
+_REFUSED = (InvalidError, ForbiddenError, NotOursError, WaitingError)
+"""What says something of one child alone."""
 
 
 class Applier:
@@ -84,18 +98,24 @@ class Applier:
         await self._require(owner)
 
     async def _require(self, owner: Owner) -> None:
-        """Read the owner afresh, and raise OwnerGoneError if it is gone or going."""
-        fresh = await self._read(owner.kind, owner.namespace, owner.name)
-        if fresh is None:
+        """Read the owner afresh, and raise OwnerGoneError if it is gone or going.
+
+        Another one of its name is left to the watch, which marks it: what the store knows already
+        is no news any more.
+        """
+        try:
+            fresh = await self._client.get(owner.kind, owner.namespace, owner.name)
+        except NotFoundError:
+            fresh = None
+        if fresh is not None and fresh["metadata"]["uid"] == owner.uid:
+            self._store.put(owner.kind, fresh)
+            if "deletionTimestamp" not in fresh["metadata"]:
+                return
+        else:
             ghost = self._store.get(owner.kind, owner.namespace, owner.name)
             if ghost is not None and ghost["metadata"]["uid"] == owner.uid:
                 self._store.remove(owner.kind, ghost)
-        if (
-            fresh is None
-            or fresh["metadata"]["uid"] != owner.uid
-            or "deletionTimestamp" in fresh["metadata"]
-        ):
-            raise OwnerGoneError(f"{owner.kind.kind} {owner.namespace}/{owner.name} is gone")
+        raise OwnerGoneError(f"{owner.kind.kind} {owner.namespace}/{owner.name} is gone")
 
     def _outlives(self, owner: Owner, kind: Kind, manifest: Manifest) -> bool:
         """Tell whether a child could come back for ever, or stay, after its owner."""
@@ -137,19 +157,36 @@ class Applier:
     async def apply_all(self, children: Iterable[tuple[Kind, Manifest]], owner: Owner) -> None:
         """Make every child as declared; one that is refused does not keep the others waiting.
 
+        Only a Deployment does not come to mount a claim that was refused before it: what has the
+        claim's name may be somebody else's. One whose pods mount it already goes on: it has to be
+        scaled down for a claim that waits for its pods.
+
         Raises:
             Exception: what `apply` raised first, after all were tried.
         """
-        refusals = []
+        refusals: list[Exception] = []
+        lacking: set[str] = set()
         for kind, manifest in children:
             if self._is_settled(kind, seal(manifest)):
                 continue
+            if kind == DEPLOYMENT and lacking & self._newly_mounted(manifest):
+                continue
             try:
                 await self.apply(kind, manifest, owner)
-            except (InvalidError, NotOursError, WaitingError) as error:
+            except NamespaceTerminatingError:
+                raise  # it concerns them all
+            except _REFUSED as error:
                 refusals.append(error)
+                if kind == CLAIM:
+                    lacking.add(manifest["metadata"]["name"])
         if refusals:
             raise refusals[0]
+
+    def _newly_mounted(self, deployment: Manifest) -> frozenset[str]:
+        """Return the claims that a Deployment's pods shall mount and do not yet."""
+        metadata = deployment["metadata"]
+        live = self._store.get(DEPLOYMENT, metadata["namespace"], metadata["name"])
+        return mounted_claims(deployment) - mounted_claims(live or {})
 
     def take_refused(self) -> set[Ref]:
         """Return, once, the owners of what was refused: what stood in the way may have gone."""
@@ -162,16 +199,19 @@ class Applier:
         return self._store.is_settled(ref_of(kind, sealed), digest)
 
     async def prune(self, kept: Iterable[tuple[Kind, Manifest]], owner: Owner) -> None:
-        """Delete the owner's children that are not among `kept`; kept claims stay for ever."""
+        """Delete the owner's children that are not among `kept`, claims never.
+
+        They hold weights, and a user may take back what does without them. Those that shall not
+        outlive their model the garbage collector takes with it.
+        """
         known = {ref_of(kind, manifest) for kind, manifest in kept}
         for ref in sorted(self._store.child_refs(owner.uid) - known):
             kind = BY_KIND[ref.kind]
-            live = self._store.get(kind, ref.namespace, ref.name) if kind != POD else None
-            if live is None:
+            if kind in {POD, CLAIM}:
                 continue
-            if kind == CLAIM and not live["metadata"].get("ownerReferences"):
-                continue
-            await self.delete(kind, live, reason="it is not declared any more")
+            live = self._store.get(kind, ref.namespace, ref.name)
+            if live is not None:
+                await self.delete(kind, live, reason="it is not declared any more")
 
     async def delete(self, kind: Kind, live: Manifest, *, reason: str) -> None:
         """Delete the very object that was observed; one that is gone already is fine."""

@@ -17,6 +17,7 @@ DOWN_PERIOD_S = 60.0
 `idle_s` alone: a model that sleeps, wakes and is idle again may sleep again."""
 
 UNKNOWN_RECHECK_S = 15.0
+UNHEARD = "a proxy is not heard: nothing is taken away"
 """How soon a model is looked at again that a proxy said nothing about."""
 
 
@@ -141,7 +142,7 @@ def _goal(rules: Rules, seen: Seen, memory: Memory, wanted: int, now_s: float) -
     if goal >= replicas:
         return replicas, "as needed"
     if not seen.known:
-        return replicas, "a proxy is not heard: nothing is taken away"
+        return replicas, UNHEARD
     if seen.starting:
         return replicas, "a replica is starting: nothing is taken away"
     if goal == 0:

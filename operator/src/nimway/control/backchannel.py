@@ -32,6 +32,11 @@ Report = Callable[[str, str, ProxyState | None], None]
 _log = logging.getLogger(__name__)
 
 
+def state_address(address: str, port: int = STATE_PORT) -> str:
+    """Return host and port of a pod's back-channel, as a URL has them."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
 class BackChannel:
     """Streams of all proxies' pods, by uid."""
 
@@ -65,8 +70,7 @@ class BackChannel:
             await self._session.close()
 
     async def _listen(self, proxy: str, uid: str, address: str) -> None:
-        host = f"[{address}]" if ":" in address else address
-        url = f"http://{host}:{self._port}{STATE_PATH}"
+        url = f"http://{state_address(address, self._port)}{STATE_PATH}"
         retry_s = RETRY_FIRST_S
         while True:
             heard = False

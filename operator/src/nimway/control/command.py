@@ -41,25 +41,36 @@ def _names(text: str | None) -> frozenset[str]:
 @click.option(
     "--pod-namespace",
     envvar="POD_NAMESPACE",
+    show_envvar=True,
     default="nimway-system",
     show_default=True,
     help="Namespace of this operator, of its Lease and of NIMProxies that may serve others.",
 )
 @click.option(
-    "--identity", envvar="POD_NAME", default=None, help="Name in the Lease; the host's if absent."
+    "--identity",
+    envvar="POD_NAME",
+    show_envvar=True,
+    default=None,
+    help="Name in the Lease; the host's if absent.",
 )
 @click.option(
     "--trusted-proxy-namespaces",
     envvar="NIMWAY_TRUSTED_PROXY_NAMESPACES",
+    show_envvar=True,
     default="",
     help="Further namespaces whose NIMProxies may serve other namespaces, comma-separated.",
 )
 @click.option(
-    "--proxy-image", envvar="NIMWAY_PROXY_IMAGE", required=True, help="Image of the proxies."
+    "--proxy-image",
+    envvar="NIMWAY_PROXY_IMAGE",
+    show_envvar=True,
+    required=True,
+    help="Image of the proxies.",
 )
 @click.option(
     "--proxy-routes-role",
     envvar="NIMWAY_PROXY_ROUTES_ROLE",
+    show_envvar=True,
     default="nimway-proxy-routes",
     show_default=True,
     help="ClusterRole that lets a proxy read its table.",
@@ -67,6 +78,7 @@ def _names(text: str | None) -> frozenset[str]:
 @click.option(
     "--proxy-endpoints-role",
     envvar="NIMWAY_PROXY_ENDPOINTS_ROLE",
+    show_envvar=True,
     default="nimway-proxy-endpoints",
     show_default=True,
     help="ClusterRole that lets a proxy see which model pods are ready.",
@@ -74,6 +86,7 @@ def _names(text: str | None) -> frozenset[str]:
 @click.option(
     "--health-port",
     envvar="NIMWAY_HEALTH_PORT",
+    show_envvar=True,
     type=click.IntRange(1, 65535),
     default=8081,
     show_default=True,
@@ -82,9 +95,11 @@ def _names(text: str | None) -> frozenset[str]:
 @click.option(
     "--log-level",
     envvar="NIMWAY_LOG_LEVEL",
+    show_envvar=True,
     type=click.Choice(_LEVELS, case_sensitive=False),
     default="info",
     show_default=True,
+    help="Least that is logged.",
 )
 def operator(
     namespaces: tuple[str, ...],

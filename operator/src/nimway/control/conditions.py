@@ -6,7 +6,7 @@ a rolling update keeps serving, `Ready` stays.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nimway.api.status import ConditionType, Reason
 from nimway.control.claims import Refusal
@@ -17,6 +17,11 @@ from nimway.control.sleep import Autoscaled, asleep_text, waking_text
 
 NAMES_TOLD_MAX = 10
 """Of many lost names the message has some; `status.refusedNames` has all."""
+
+PODS_TOLD_MAX = 3
+"""Of many proxy pods that are not heard."""
+
+_WHY_UNHEARD = "is there a NetworkPolicy or a mesh between the operator and the proxy?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +40,8 @@ class RouteView:
     `proxies` select it; of the `pods_ready` of those that lead to it `pods_serving` serve its
     current route. `pending` means that some have not been heard yet, so nothing new is known; of
     those in `undecided` not even the table is known. `names` are those of proxies with ready pods,
-    of all if none has one; `refused` are the names it lost.
+    of all if none has one; `refused` are the names it lost. `behind` says in words what proxies
+    lack to lead to the model as it now is, `unheard` are pods that were silent for too long.
     """
 
     proxies: int = 0
@@ -45,11 +51,28 @@ class RouteView:
     names: tuple[str, ...] = ()
     refused: tuple[Refusal, ...] = ()
     undecided: frozenset[str] = frozenset()
+    behind: tuple[str, ...] = ()
+    unheard: tuple[str, ...] = ()
 
     @property
     def nameless(self) -> bool:
         """Whether it lost all its names, at every proxy that selects it."""
-        return bool(self.refused) and not self.names
+        return bool(self.refused) and not self.names and not self.behind
+
+
+@dataclass(frozen=True, slots=True)
+class TableView:
+    """How the ready pods of one proxy serve its latest table.
+
+    `unheard` are those that were silent for too long. `late` tells that some pod is behind for
+    longer than a change takes, `recheck_s` after how long time alone may make another so.
+    """
+
+    pods_ready: int = 0
+    pods_current: int = 0
+    unheard: tuple[str, ...] = ()
+    late: bool = False
+    recheck_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +96,7 @@ class ProxyFacts:
     generation: int
     replicas: int
     models: int
-    pods_current: int
+    table: TableView
     deployment: DeploymentFacts
     diagnosis: Diagnosis
     problem: Problem | None = None
@@ -104,7 +127,7 @@ def model_verdicts(facts: ModelFacts, kept_routed: Verdict | None) -> dict[str, 
 def proxy_verdicts(facts: ProxyFacts) -> dict[str, Verdict]:
     """Decide all conditions of a NIMProxy."""
     available = _available(facts.deployment, facts.diagnosis, facts.replicas)
-    if facts.problem is not None:
+    if facts.problem is not None and (facts.problem.stalled or available.status == "False"):
         ready = Verdict("False", facts.problem.reason, facts.problem.message)
     elif facts.replicas == 0:
         ready = Verdict("True", Reason.SWITCHED_OFF, available.message)
@@ -115,7 +138,21 @@ def proxy_verdicts(facts: ProxyFacts) -> dict[str, Verdict]:
     return {
         ConditionType.READY: ready,
         ConditionType.AVAILABLE: available,
-        **_progress(facts, ready, _stalled(facts.problem, facts.diagnosis)),
+        **_progress(facts, ready, _stalled(facts.problem, facts.diagnosis), _late(facts.table)),
+    }
+
+
+def leaving_verdicts(finalizers: Iterable[str], kept: Verdict | None) -> dict[str, Verdict]:
+    """Decide all conditions of a NIMModel that others' finalizers keep; `kept` is Available."""
+    told = ", ".join(sorted(finalizers))
+    text = f"deleted, and routed no more; it is kept by the finalizers of others: {told}"
+    gone = Verdict("False", Reason.TERMINATING, text)
+    return {
+        ConditionType.READY: gone,
+        ConditionType.ROUTED: gone,
+        ConditionType.AVAILABLE: kept or gone,
+        ConditionType.RECONCILING: replace(gone, status="True"),
+        ConditionType.STALLED: gone,
     }
 
 
@@ -177,13 +214,15 @@ def _model_available(facts: ModelFacts) -> Verdict:
 
 
 def _routed(view: RouteView, kept: Verdict | None) -> Verdict:
+    lost = f"; {refused_text(view.refused)}" if view.refused else ""
+    if view.behind and not (view.undecided and kept is not None and kept.status == "True"):
+        return Verdict("False", Reason.NOT_ROUTED, f"{'; '.join(view.behind)}{lost}")
     if view.proxies == 0:
         if view.pending and kept is not None:
             return kept
         return Verdict("Unknown", Reason.NO_PROXY, "no NIMProxy selects this model")
     if view.nameless:
         return Verdict("False", Reason.NAME_CONFLICT, refused_text(view.refused))
-    lost = f"; {refused_text(view.refused)}" if view.refused else ""
     if view.pods_ready == 0 and not view.pending:
         return Verdict("False", Reason.PROXY_NOT_READY, f"no proxy pod is ready{lost}")
     if view.pending:
@@ -191,10 +230,31 @@ def _routed(view: RouteView, kept: Verdict | None) -> Verdict:
             "False", Reason.NOT_ROUTED, f"waiting for the proxies' reports{lost}"
         )
     if view.pods_serving < view.pods_ready:
-        text = f"{view.pods_serving} of {view.pods_ready} proxy pods serve the current route{lost}"
-        return Verdict("False", Reason.NOT_ROUTED, text)
+        text = f"{view.pods_serving} of {view.pods_ready} proxy pods serve the current route"
+        if view.unheard:
+            text += f"; {_unheard_text(view.unheard)}"
+            if older := view.pods_ready - view.pods_serving - len(view.unheard):
+                text += f"; {older} serve an older one"
+        return Verdict("False", Reason.NOT_ROUTED, f"{text}{lost}")
     text = f"served by {view.pods_ready} proxy pods as {', '.join(view.names)}{lost}"
     return Verdict("True", Reason.SERVING, text)
+
+
+def _unheard_text(pods: Sequence[str]) -> str:
+    more = f" and {len(pods) - PODS_TOLD_MAX} more" if len(pods) > PODS_TOLD_MAX else ""
+    return f"not heard: {', '.join(pods[:PODS_TOLD_MAX])}{more} ({_WHY_UNHEARD})"
+
+
+def _late(table: TableView) -> Verdict | None:
+    """Say which pods have not come to serve the latest table."""
+    if not table.late:
+        return None
+    text = f"{table.pods_current} of {table.pods_ready} pods serve the table"
+    if table.unheard:
+        text += f"; {_unheard_text(table.unheard)}"
+    if table.pods_ready - table.pods_current > len(table.unheard):
+        text += "; the others serve an older one: read their logs"
+    return Verdict("True", Reason.NOT_ROUTED, text)
 
 
 def refused_text(refused: Iterable[Refusal]) -> str:
@@ -212,14 +272,15 @@ def _nameless(facts: ModelFacts) -> Verdict:
         held = f", holding {gpus} {resource}" if gpus else ""
         text += (
             f"; no proxy leads to this model, but its pods run on ({pods}{held}): "
-            "give it another name, or set spec.replicas to 0"
+            "give it an alias of its own, or set spec.replicas to 0, where model can be changed too"
         )
     return Verdict("False", Reason.NAME_CONFLICT, text)
 
 
 def _model_ready(facts: ModelFacts, routed: Verdict, available: Verdict) -> Verdict:
-    if facts.problem is not None:
-        return Verdict("False", facts.problem.reason, facts.problem.message)
+    problem = facts.problem
+    if problem is not None and (problem.stalled or available.status == "False"):
+        return Verdict("False", problem.reason, problem.message)
     if routed.reason == Reason.NAME_CONFLICT:
         return _nameless(facts)
     asleep = facts.replicas == 0 and facts.autoscaled is not None
@@ -251,16 +312,23 @@ def _stalled(problem: Problem | None, diagnosis: Diagnosis) -> Verdict | None:
 
 
 def _progress(
-    facts: ModelFacts | ProxyFacts, ready: Verdict, stalled: Verdict | None
+    facts: ModelFacts | ProxyFacts,
+    ready: Verdict,
+    stalled: Verdict | None,
+    late: Verdict | None = None,
 ) -> dict[str, Verdict]:
-    deployment = facts.deployment
+    deployment, problem = facts.deployment, facts.problem
     settled = Verdict("False", Reason.SETTLED, "as declared")
     if stalled is not None:
         halted = Verdict("False", stalled.reason, stalled.message)
         return {ConditionType.RECONCILING: halted, ConditionType.STALLED: stalled}
-    if ready.status == "True" and deployment.settled:
+    if problem is None and late is None and ready.status == "True" and deployment.settled:
         return {ConditionType.RECONCILING: settled, ConditionType.STALLED: settled}
-    if ready.status == "True":
+    if problem is not None:
+        moving = Verdict("True", problem.reason, problem.message)
+    elif late is not None and deployment.settled:
+        moving = late
+    elif ready.status == "True":
         text = (
             f"{deployment.updated} of {deployment.wanted} replicas are current, "
             f"{deployment.available} are available"

@@ -8,8 +8,10 @@ soonest speaks for all.
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from nimway.api.status import Reason
+from nimway.control.clock import timestamp
 from nimway.control.facts import DeploymentFacts, PodFacts, late_in_s
 
 MESSAGE_CHARS_MAX = 1000
@@ -33,17 +35,23 @@ class Workload:
     """What the messages need of the spec.
 
     `single_node` tells whether one node alone can mount the model's claim at a time, None of a
-    claim of the user's own, whose access modes are not looked at.
+    claim of the user's own, whose access modes are not looked at. `is_proxy`: no model, a proxy.
     """
 
     gpus: int = 0
     gpu_resource: str = ""
     single_node: bool | None = False
+    is_proxy: bool = False
 
 
 NO_WORKLOAD = Workload()
 NOTHING_WAITS = Diagnosis(Reason.PROGRESSING, "waiting for the pods to be created")
 """Of a Deployment that has no pod that is not ready."""
+
+_PAUSED = Diagnosis(
+    Reason.PROGRESSING,
+    "the Deployment is paused (spec.paused) and replaces no pod: kubectl rollout resume",
+)
 
 _SEVERITY = (
     Reason.IMAGE_PULL_FAILED,
@@ -55,6 +63,7 @@ _SEVERITY = (
     Reason.WAITING_FOR_GPU,
     Reason.UNSCHEDULABLE,
     Reason.LOADING_WEIGHTS,
+    Reason.WAITING_FOR_TABLE,
     Reason.PROGRESSING,
 )
 _IMAGE = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
@@ -88,28 +97,37 @@ def diagnose(
     """Say what the pods that do not serve wait for; `now_s` is in Unix seconds."""
     if deployment.failure:
         quota = "exceeded quota" in deployment.failure
-        reason = Reason.QUOTA_EXCEEDED if quota else Reason.PROGRESSING
+        reason = Reason.QUOTA_EXCEEDED if quota else Reason.PODS_REFUSED
         return Diagnosis(reason, _cut(deployment.failure))
-    everyone = list(pods)
+    known = list(pods)
+    everyone = [pod for pod in known if not pod.ended]
     waiting = [pod for pod in everyone if not pod.deleting and not pod.ready]
     found = [(_pod(pod, everyone, workload), pod) for pod in waiting]
     if not found:
-        return NOTHING_WAITS
+        return _PAUSED if deployment.paused else NOTHING_WAITS
     worst, pod = min(found, key=lambda each: (_SEVERITY.index(each[0].reason), each[1].begun_s))
+    if was := max((each for each in known if each.ended), key=_begun, default=None):
+        text = f"{worst.message}; pod {was.name} before it ended: {was.reason} {was.message}"
+        worst = replace(worst, message=_cut(text.rstrip(" :")))
     if deployment.deadline_exceeded and worst.reason not in _PATIENT:
         left_s = late_in_s(deployment, pod, now_s)
         if left_s > 0:
             return replace(worst, recheck_s=left_s)
         reason = Reason.STARTUP_TIMEOUT if worst.reason is Reason.LOADING_WEIGHTS else worst.reason
-        text = f"not ready within startupTimeoutSeconds; {worst.message}"
+        limit = f"{deployment.deadline_s} s" if workload.is_proxy else "startupTimeoutSeconds"
+        text = f"not ready within {limit}; {worst.message}"
         return Diagnosis(reason, _cut(text), stalled=True)
     return worst
+
+
+def _begun(pod: PodFacts) -> int:
+    return pod.begun_s
 
 
 def _pod(pod: PodFacts, everyone: list[PodFacts], workload: Workload) -> Diagnosis:
     text = _cut(pod.message or pod.reason)
     if not pod.scheduled:
-        return _unscheduled(pod, workload)
+        return _unscheduled(pod, everyone, workload)
     if pod.reason in _IMAGE:
         return Diagnosis(Reason.IMAGE_PULL_FAILED, text)
     if pod.reason in _CONFIG:
@@ -126,7 +144,7 @@ def _pod(pod: PodFacts, everyone: list[PodFacts], workload: Workload) -> Diagnos
             f"the node of pod {pod.name} does not answer; the pod is replaced some minutes later",
         )
     if pod.running:
-        return Diagnosis(Reason.LOADING_WEIGHTS, f"pod {pod.name} runs and is not ready yet")
+        return _running(pod, workload)
     if pod.equipped:
         return Diagnosis(Reason.PROGRESSING, f"pod {pod.name} is being created: pulling its image")
     text = f"pod {pod.name} is being created: preparing its volumes and its network"
@@ -146,17 +164,27 @@ def _pod(pod: PodFacts, everyone: list[PodFacts], workload: Workload) -> Diagnos
     )
 
 
+def _running(pod: PodFacts, workload: Workload) -> Diagnosis:
+    again = f"; it restarted {pod.restarts} times, {pod.last_exit}" if pod.last_exit else ""
+    if workload.is_proxy:
+        text = f"pod {pod.name} runs and does not serve a whole routing table yet{again}"
+        return Diagnosis(Reason.WAITING_FOR_TABLE, text)
+    text = f"pod {pod.name} runs and is not ready yet{again}"
+    return Diagnosis(Reason.LOADING_WEIGHTS, _cut(text))
+
+
 def _holder(pod: PodFacts, everyone: list[PodFacts]) -> PodFacts | None:
-    """Return a pod of the model that has its volumes on another node; one that ends has them too.
+    """Return a pod of the model that has its claim on another node; one that ends has it too.
 
     The API tells who waits, not for whom: Multi-Attach errors are in Events alone, which the
     operator does not read.
     """
-    elsewhere = (each for each in everyone if each.node and each.node != pod.node)
+    shared = (each for each in everyone if not set(each.claims).isdisjoint(pod.claims))
+    elsewhere = (each for each in shared if each.node and each.node != pod.node)
     return next((each for each in elsewhere if each.equipped or each.running), None)
 
 
-def _unscheduled(pod: PodFacts, workload: Workload) -> Diagnosis:
+def _unscheduled(pod: PodFacts, everyone: list[PodFacts], workload: Workload) -> Diagnosis:
     if not pod.reason:
         return Diagnosis(Reason.PROGRESSING, f"pod {pod.name} waits for the scheduler")
     if pod.reason == _GATED:
@@ -172,6 +200,12 @@ def _unscheduled(pod: PodFacts, workload: Workload) -> Diagnosis:
         need = f"needs {workload.gpus} {workload.gpu_resource}"
         if nodes := _NODES.match(said):
             need += f", {nodes[1]} of {nodes[2]} nodes have them free"
+        ending = [each for each in everyone if each.deleting and each.node]
+        if ending:  # as in a rollout that lets the old pod go first
+            last = max(ending, key=lambda each: each.gone_by_s)
+            until = timestamp(datetime.fromtimestamp(last.gone_by_s, UTC))
+            text = f"pod {pod.name} waits for pod {last.name}, which ends by {until}"
+            return Diagnosis(Reason.PROGRESSING, f"{text}; it {need}; {said}")
         return Diagnosis(Reason.WAITING_FOR_GPU, f"{need}; {said}")
     return Diagnosis(Reason.UNSCHEDULABLE, said or pod.reason)
 

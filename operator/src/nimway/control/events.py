@@ -47,6 +47,7 @@ _WARNINGS = frozenset(
         Reason.PVC_PENDING,
         Reason.NODE_NOT_READY,
         Reason.QUOTA_EXCEEDED,
+        Reason.PODS_REFUSED,
         Reason.STARTUP_TIMEOUT,
         Reason.NAME_CONFLICT,
         Reason.OBJECT_CONFLICT,

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from nimway.control.clock import unix_s
+from nimway.control.desired import names
 from nimway.control.kinds import Manifest
 
 
@@ -11,7 +12,8 @@ from nimway.control.kinds import Manifest
 class DeploymentFacts:
     """A Deployment's progress; `observed` tells whether its controller saw the current spec.
 
-    `deadline_s` is what it may take, as it declares itself (`progressDeadlineSeconds`).
+    `deadline_s` is what it may take, as it declares itself (`progressDeadlineSeconds`). `paused`
+    tells that somebody keeps its controller from going on (`kubectl rollout pause`).
     """
 
     observed: bool
@@ -23,6 +25,7 @@ class DeploymentFacts:
     failure: str
     deadline_exceeded: bool
     deadline_s: int = 0
+    paused: bool = False
 
     @property
     def settled(self) -> bool:
@@ -38,12 +41,15 @@ class DeploymentFacts:
 class PodFacts:
     """Why a pod does not serve: `reason` and `message` in the words of Kubernetes.
 
+    Of several containers the NIM's or the proxy's tells whether it is `running` and since when, and
+    what its `last_exit` was; a trouble may be of any, with that one's `restarts`. `ended` tells
+    that it will not run again and stays as a record (evicted, refused by its kubelet).
     `gone_by_s` is the end of its grace period in Unix seconds, 0 while it is not being deleted.
     `cut_off` tells that its containers were ready when its node was last heard, and that it is not.
     `begun_s` is when it was scheduled, or when its container ran first (Unix seconds), 0 before.
     `gates` are what keeps the scheduler from it, `node` is where it was put. `equipped` tells
     whether its volumes and its network are there, None of a kubelet that does not say so (before
-    Kubernetes 1.29; core/v1, condition PodReadyToStartContainers).
+    Kubernetes 1.29; core/v1, condition PodReadyToStartContainers). `claims` are those it mounts.
     """
 
     name: str
@@ -62,6 +68,9 @@ class PodFacts:
     gates: tuple[str, ...] = ()
     node: str = ""
     equipped: bool | None = None
+    claims: tuple[str, ...] = ()
+    ended: bool = False
+    last_exit: str = ""
 
 
 NO_DEPLOYMENT = DeploymentFacts(
@@ -94,6 +103,7 @@ def deployment_facts(live: Manifest | None) -> DeploymentFacts:
         failure=failure.get("message", "") if failure.get("status") == "True" else "",
         deadline_exceeded=progressing.get("reason") == "ProgressDeadlineExceeded",
         deadline_s=live.get("spec", {}).get("progressDeadlineSeconds", 0),
+        paused=live.get("spec", {}).get("paused", False),
     )
 
 
@@ -107,7 +117,12 @@ def pod_facts(live: Manifest) -> PodFacts:
         *status.get("initContainerStatuses", ()),
         *status.get("containerStatuses", ()),
     ]
-    reason, message = _trouble(containers)
+    # A mesh or a secrets' agent adds containers of its own, before ours or behind.
+    main = [each for each in containers if each.get("name") in _MAIN] or containers
+    ended = status.get("phase") in {"Failed", "Succeeded"}
+    reason, message, restarts = _trouble(containers, main)
+    if ended:
+        reason, message = status.get("reason") or reason, status.get("message") or message
     if scheduled.get("status") == "False":
         reason, message = scheduled.get("reason", ""), scheduled.get("message", "")
     return PodFacts(
@@ -117,16 +132,19 @@ def pod_facts(live: Manifest) -> PodFacts:
         ready=conditions.get("Ready", {}).get("status") == "True",
         deleting="deletionTimestamp" in metadata,
         scheduled=scheduled.get("status") == "True",
-        running=any("running" in each.get("state", {}) for each in containers),
+        running=any("running" in each.get("state", {}) for each in main),
         reason=reason,
         message=message,
-        restarts=sum(each.get("restartCount", 0) for each in containers),
+        restarts=restarts,
         gone_by_s=unix_s(metadata.get("deletionTimestamp")),
         cut_off=_is_cut_off(conditions),
-        begun_s=_begun_s(scheduled, containers),
+        begun_s=_begun_s(scheduled, main),
         gates=tuple(each["name"] for each in spec.get("schedulingGates", ())),
         node=spec.get("nodeName", ""),
         equipped=None if equipped is None else equipped["status"] == "True",
+        claims=claims_of(spec),
+        ended=ended,
+        last_exit=next(filter(None, map(_last_exit, main)), ""),
     )
 
 
@@ -148,7 +166,7 @@ def is_starting(
     A pod that fails or that no node takes is not: waiting for it may be in vain. `now_s` is in
     Unix seconds.
     """
-    coming = [pod for pod in pods if not pod.deleting and not pod.ready and not pod.reason]
+    coming = [pod for pod in pods if not (pod.deleting or pod.ready or pod.ended or pod.reason)]
     if deployment.deadline_exceeded:
         return any(late_in_s(deployment, pod, now_s) > 0 for pod in coming)
     if not deployment.observed or deployment.wanted != replicas:
@@ -176,24 +194,35 @@ def _is_cut_off(conditions: Manifest) -> bool:
     return statuses.get("Ready") == "False" and statuses.get("ContainersReady") == "True"
 
 
+def claims_of(spec: Manifest) -> tuple[str, ...]:
+    """Return the names of the claims that a pod mounts (core/v1, PodSpec)."""
+    volumes = (each.get("persistentVolumeClaim") for each in spec.get("volumes", ()))
+    return tuple(each["claimName"] for each in volumes if each)
+
+
+_MAIN = frozenset({names.MODEL_CONTAINER, names.PROXY_CONTAINER})
 _UNTROUBLED = frozenset({"ContainerCreating", "PodInitializing", ""})
 
 
-def _trouble(containers: list[Manifest]) -> tuple[str, str]:
+def _trouble(containers: list[Manifest], main: list[Manifest]) -> tuple[str, str, int]:
+    """Return the reason, the message and the restarts of the first container that has a trouble."""
     for each in containers:
         state = each.get("state", {})
-        waiting = state.get("waiting", {})
+        waiting, terminated = state.get("waiting", {}), state.get("terminated", {})
+        whose = "" if each in main else f"container {each.get('name')}: "
+        restarts = each.get("restartCount", 0)
         if waiting.get("reason", "") not in _UNTROUBLED:
-            return waiting["reason"], waiting.get("message", "") + _last_exit(each)
-        terminated = state.get("terminated", {})
+            last = _last_exit(each)
+            text = waiting.get("message", "") + (last and f"; {last}")
+            return waiting["reason"], whose + text, restarts
         if terminated.get("exitCode", 0) != 0:
-            return "Terminated", _exit_text(terminated)
-    return "", ""
+            return "Terminated", whose + _exit_text(terminated), restarts
+    return "", "", sum(each.get("restartCount", 0) for each in main)
 
 
 def _last_exit(container: Manifest) -> str:
     last = container.get("lastState", {}).get("terminated")
-    return f"; {_exit_text(last)}" if last else ""
+    return _exit_text(last) if last else ""
 
 
 def _exit_text(terminated: Manifest) -> str:

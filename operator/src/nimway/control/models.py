@@ -1,6 +1,6 @@
 """Reconciles one NIMModel: observe, resolve, desired, apply, report."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nimway.api.nimmodel import Storage
 from nimway.api.status import ConditionType
@@ -13,14 +13,32 @@ from nimway.control.desired import names
 from nimway.control.desired.model import build_model, build_model_monitor
 from nimway.control.diagnosis import Workload, diagnose
 from nimway.control.facts import deployment_facts, pod_facts
-from nimway.control.kinds import DEPLOYMENT, MODEL, POD, SERVICE, SERVICE_MONITOR, Manifest, Ref
+from nimway.control.kinds import (
+    CLAIM,
+    DEPLOYMENT,
+    MODEL,
+    POD,
+    SERVICE,
+    SERVICE_MONITOR,
+    Manifest,
+    Ref,
+)
 from nimway.control.problems import REPORTED, outcome_of
 from nimway.control.resolve import ResolvedModel, resolve_model
+from nimway.control.routing import Candidate, candidate
 from nimway.control.scaling import Autoscaler
 from nimway.control.sleep import rounded_s, usual_s
 
 REFUSED_NAMES_MAX = 512
 """As the schema allows: six proxies may refuse all names of a model with the most."""
+
+BEHIND_S = 1.0
+"""How long a report waits for a proxy to publish the model's names: typically it takes 0.1 s."""
+
+ORDINARY_FINALIZERS = frozenset({"foregroundDeletion", "orphan"})
+"""The garbage collector's own: what it does next takes moments."""
+
+_NOT_OF_LEAVING = frozenset({"conditions", "observedGeneration", "servedModels"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +61,7 @@ class ModelReconciler:
     def __init__(self, context: Context, autoscaler: Autoscaler) -> None:
         self._context = context
         self._autoscaler = autoscaler
+        self._behind: dict[Ref, tuple[Candidate, float]] = {}
 
     async def reconcile(self, ref: Ref) -> None:
         """Do it once.
@@ -53,6 +72,9 @@ class ModelReconciler:
         live = self._context.store.get(MODEL, ref.namespace, ref.name)
         if live is None or "deletionTimestamp" in live["metadata"]:
             self._autoscaler.forget(f"{ref.namespace}/{ref.name}")
+            self._behind.pop(ref, None)
+            if live is not None:
+                await self._report_leaving(live)
             return  # the garbage collector takes the children, the proxies drop the route
         model: ResolvedModel | None = None
         try:
@@ -62,7 +84,8 @@ class ModelReconciler:
             self._context.mark_proxies()
             return
         except REPORTED as error:
-            outcome = outcome_of(error, live.get("status", {}).get("conditions", ()))
+            previous = live.get("status", {}).get("conditions", ())
+            outcome = outcome_of(error, conditions.verdict_of(previous, ConditionType.RECONCILING))
             deployment = self._own_deployment(ref, live["metadata"]["uid"])
             applied = Applied(deployment, None, outcome.problem, outcome.retry, outcome.recheck_s)
         if applied.unfinished_s is not None:
@@ -86,14 +109,17 @@ class ModelReconciler:
     async def _apply(self, model: ResolvedModel) -> Applied:
         context, owner = self._context, model.owner
         live = context.store.get(DEPLOYMENT, owner.namespace, names.slug(owner.name))
-        children = build_model(model, live)
+        claim = context.store.get(CLAIM, owner.namespace, names.claim_name(owner.name))
+        children = build_model(model, live, claim)
         monitor = build_model_monitor(model)
         if monitor is not None and context.monitors.served:
             children.append((SERVICE_MONITOR, monitor))
         await context.applier.confirm(owner, children)
         if live is None:
-            kind, manifest = children[0]
-            return Applied(await context.applier.apply(kind, manifest, owner), unfinished_s=0.0)
+            # Nothing goes before it but a claim, which it shall mount only if that is its own.
+            while children[0][0] != DEPLOYMENT:
+                await context.applier.apply(*children.pop(0), owner)
+            return Applied(await context.applier.apply(*children[0], owner), unfinished_s=0.0)
         is_new = not context.store.get(SERVICE, owner.namespace, names.slug(owner.name))
         await context.applier.apply_all(children, owner)
         await context.applier.prune(children, owner)
@@ -104,10 +130,18 @@ class ModelReconciler:
     async def _report(self, live: Manifest, model: ResolvedModel | None, applied: Applied) -> None:
         context, metadata = self._context, live["metadata"]
         key = f"{metadata['namespace']}/{metadata['name']}"
-        view = context.book.view(key, context.proxy_keys(), context.clock())
+        claim = candidate(live)
+        view = context.book.view(key, context.proxy_keys(), context.clock(), claim)
+        ref = Ref(MODEL.kind, metadata["namespace"], metadata["name"])
+        if self._is_a_moment_behind(ref, claim, view):
+            if applied.problem is None:
+                return
+            view = replace(view, behind=())
         facts = self._facts(live, model, applied, view)
         previous = live.get("status", {})
         kept = conditions.verdict_of(previous.get("conditions", ()), ConditionType.ROUTED)
+        if view.behind and previous.get("observedGeneration") != metadata["generation"]:
+            kept = None  # it spoke of another spec, which a table of before may have
         verdicts = conditions.model_verdicts(facts, kept)
         if view.pending and "servedModels" in previous:
             served = tuple(previous["servedModels"])
@@ -121,10 +155,37 @@ class ModelReconciler:
             status["autoscaling"] = scaled
         await context.reporter.report(MODEL, live, verdicts, status)
         if facts.diagnosis.recheck_s is not None:
-            ref = Ref(MODEL.kind, metadata["namespace"], metadata["name"])
             context.workers.mark(ref, delay_s=facts.diagnosis.recheck_s)
         if rounded_s(usual_s({"status": status})) != rounded_s(usual_s(live)):
             context.mark_proxies()  # the routes say how long a cold start takes
+
+    def _is_a_moment_behind(self, ref: Ref, claim: Candidate | None, view: RouteView) -> bool:
+        """Tell whether a proxy is about to take the model's names over, and then look again.
+
+        What is told meanwhile would be another status, and one that the next moment belies.
+        """
+        if claim is None or not view.behind:
+            self._behind.pop(ref, None)
+            return False
+        now_s = self._context.clock()
+        before, since_s = self._behind.get(ref, (None, 0.0))
+        if before != claim:
+            self._behind[ref], since_s = (claim, now_s), now_s
+        left_s = since_s + BEHIND_S - now_s
+        if left_s > 0:
+            self._context.workers.mark(ref, delay_s=left_s)
+        return left_s > 0
+
+    async def _report_leaving(self, live: Manifest) -> None:
+        """Say of a model that somebody's finalizers keep that it is not served any more."""
+        finalizers = set(live["metadata"].get("finalizers", ())) - ORDINARY_FINALIZERS
+        if not finalizers:
+            return
+        previous = live.get("status", {})
+        available = conditions.verdict_of(previous.get("conditions", ()), ConditionType.AVAILABLE)
+        fields = {key: value for key, value in previous.items() if key not in _NOT_OF_LEAVING}
+        verdicts = conditions.leaving_verdicts(finalizers, available)
+        await self._context.reporter.report(MODEL, live, verdicts, fields)
 
     def _facts(
         self, live: Manifest, model: ResolvedModel | None, applied: Applied, view: RouteView

@@ -16,6 +16,13 @@ APPLIED_ANNOTATION = "nimway.dev/applied"
 """Hash of the manifest that was applied; a field left out since then changes it."""
 
 
+CLAIM_GOING = (
+    "it is deleted as soon as no pod uses it, and made anew, empty; "
+    "to have it now set spec.replicas to 0; leave its finalizer alone"
+)
+"""Of a claim in use; without its finalizer the volume would go from under the pod."""
+
+
 class Action(Enum):
     """What to do about a child."""
 
@@ -55,7 +62,7 @@ def plan(
             return Plan(Action.WAIT, "it belongs to an older object of this name that is going")
         return Plan(Action.FOREIGN, "it exists and was not made for this object")
     if "deletionTimestamp" in metadata:
-        return Plan(Action.WAIT, "it is being deleted")
+        return Plan(Action.WAIT, CLAIM_GOING if kind == CLAIM else "it is being deleted")
     wanted = sealed["metadata"]["annotations"][APPLIED_ANNOTATION]
     if metadata.get("annotations", {}).get(APPLIED_ANNOTATION) != wanted:
         return Plan(Action.APPLY, "the declared state changed")
@@ -78,6 +85,13 @@ def is_ours(kind: Kind, live: Manifest, owner: Owner) -> bool:
         return True
     kept = names.selector_labels(names.STORE_COMPONENT, owner.name)
     return kind == CLAIM and kept.items() <= labels.items()
+
+
+def mounted_claims(deployment: Manifest) -> frozenset[str]:
+    """Return the names of the claims that a Deployment's pods mount."""
+    pod = deployment.get("spec", {}).get("template", {}).get("spec", {})
+    claims = (each.get("persistentVolumeClaim") for each in pod.get("volumes", ()))
+    return frozenset(each["claimName"] for each in claims if each)
 
 
 def controller_uid(live: Manifest) -> str | None:

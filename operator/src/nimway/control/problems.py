@@ -1,10 +1,9 @@
 """From a failed reconcile to what its user is told, and whether trying again may help. Pure."""
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from nimway.api.status import ConditionType, Reason
+from nimway.api.status import Reason
 from nimway.control.apply import NotOursError, WaitingError
 from nimway.control.client import (
     ForbiddenError,
@@ -12,8 +11,7 @@ from nimway.control.client import (
     NamespaceTerminatingError,
     ServerError,
 )
-from nimway.control.conditions import Problem, verdict_of
-from nimway.control.kinds import Manifest
+from nimway.control.conditions import Problem, Verdict
 from nimway.control.resolve import InvalidSpecError, NamespaceNotAllowedError
 
 REPORTED = (
@@ -32,6 +30,10 @@ MESSAGE_CHARS_MAX = 1000
 _VARYING = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d+")
 """Uids and numbers: what differs from one attempt to the next, as ports and requests do."""
 
+_RESIZE_REFUSED = "can be resized"
+"""Of the API server's admission plugin PersistentVolumeClaimResize, which answers as for a missing
+right (403): a claim of a class without `allowVolumeExpansion` shall grow."""
+
 FOREIGN_RECHECK_S = 10.0
 """Nothing tells when somebody else's object is gone: one read in so many seconds finds out."""
 
@@ -48,20 +50,19 @@ class Outcome:
     recheck_s: float | None = None
 
 
-def outcome_of(error: Exception, told: Iterable[Manifest] = ()) -> Outcome:
-    """Classify one of `REPORTED`; `told` are the conditions so far.
+def outcome_of(error: Exception, told: Verdict | Problem | None = None) -> Outcome:
+    """Classify one of `REPORTED`; `told` is what Reconciling says so far.
 
     What the API server says of each attempt anew is told in the words of the first.
     """
     outcome = _classified(error)
-    ready = verdict_of(told, ConditionType.READY)
     if (
         outcome.problem.reason is Reason.API_ERROR
-        and ready is not None
-        and ready.reason == Reason.API_ERROR
-        and _steady(ready.message) == _steady(outcome.problem.message)
+        and told is not None
+        and told.reason == Reason.API_ERROR
+        and _steady(told.message) == _steady(outcome.problem.message)
     ):
-        return replace(outcome, problem=replace(outcome.problem, message=ready.message))
+        return replace(outcome, problem=replace(outcome.problem, message=told.message))
     return outcome
 
 
@@ -90,6 +91,9 @@ def _classified(error: Exception) -> Outcome:
 def _forbidden(error: Exception, text: str) -> Outcome:
     if "exceeded quota" in text:
         return Outcome(Problem(Reason.QUOTA_EXCEEDED, text, stalled=False), error)
+    if _RESIZE_REFUSED in text:
+        text = f"spec.storage.pvc.size: {text}"
+        return Outcome(Problem(Reason.INVALID_SPEC, text, stalled=True), error)
     if isinstance(error, NamespaceTerminatingError):
         return Outcome(Problem(Reason.TERMINATING, text, stalled=False), error)
     return Outcome(Problem(Reason.API_ERROR, text, stalled=True), error)

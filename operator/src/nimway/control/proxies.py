@@ -1,15 +1,17 @@
 """Reconciles one NIMProxy: its routing table first, then its rights, its pods and its status."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nimway.api.status import Reason
+from nimway.api.status import ConditionType, Reason
 from nimway.control import claims, conditions
 from nimway.control.apply import OwnerGoneError
+from nimway.control.backchannel import state_address
 from nimway.control.candidates import Candidates
 from nimway.control.claims import NO_MEMORY, RESERVED_ANNOTATION, Memory
-from nimway.control.client import NamespaceTerminatingError
-from nimway.control.conditions import Problem, ProxyFacts
+from nimway.control.client import ConflictError, NamespaceTerminatingError, NotFoundError
+from nimway.control.conditions import Problem, ProxyFacts, TableView
 from nimway.control.context import Context
 from nimway.control.desired import names
 from nimway.control.desired import proxy as desired
@@ -18,7 +20,6 @@ from nimway.control.facts import PodFacts, deployment_facts, pod_facts
 from nimway.control.kinds import (
     CONFIG_MAP,
     DEPLOYMENT,
-    MODEL,
     NAMESPACE,
     POD,
     PROXY,
@@ -39,10 +40,18 @@ from nimway.control.resolve import (
 from nimway.control.routing import Candidate, Decision, decide, matches
 from nimway.routes import KEY_PACKED, RoutesError, TableTooLargeError, decode, decode_shard
 
+_WORKLOAD = Workload(is_proxy=True)
 _log = logging.getLogger(__name__)
 
 TABLE_UNCHANGED_HOLD_S = 0.05
 KEPT_NAME_RECHECK_S = 5.0
+
+REFUSED_FIRST_S = 1.0
+REFUSED_MAX_S = 30.0
+"""Rights that are refused in another's namespace are asked for again, ever more seldom."""
+
+REFUSED_TOLD_MAX = 3
+"""Of many namespaces that refuse them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +64,15 @@ class _Decided:
     decision: Decision
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A namespace in which a proxy gets no rights: what is told of it, and when to try again."""
+
+    problem: Problem
+    delay_s: float
+    due_s: float
+
+
 class ProxyReconciler:
     """Makes a NIMProxy's table, children and status follow its spec and the models."""
 
@@ -63,6 +81,7 @@ class ProxyReconciler:
         self._candidates = Candidates(context.store)
         self._decided: dict[str, _Decided] = {}
         self._packed: dict[str, dict[str, str]] = {}
+        self._refused: dict[str, dict[str, Refused]] = {}
 
     async def reconcile(self, ref: Ref) -> None:
         """Do it once.
@@ -76,11 +95,13 @@ class ProxyReconciler:
             context.mark_models(context.book.forget(key))
             context.channel.follow(key, {})
             context.loads.forget(key)
-            for memory in (self._decided, self._packed):
+            for memory in (self._decided, self._packed, self._refused):
                 memory.pop(key, None)
             await self.sweep()
             return
         if "deletionTimestamp" in live["metadata"]:
+            context.mark_models(context.book.leave(key))
+            self._listen(live, key)
             return
         problem, retry = None, None
         try:
@@ -89,25 +110,28 @@ class ProxyReconciler:
             context.workers.mark(ref)
             return
         except REPORTED as error:
-            outcome = outcome_of(error, live.get("status", {}).get("conditions", ()))
+            previous = live.get("status", {}).get("conditions", ())
+            outcome = outcome_of(error, conditions.verdict_of(previous, ConditionType.RECONCILING))
             problem, retry = outcome.problem, outcome.retry
             if outcome.recheck_s is not None:
                 context.workers.mark(ref, delay_s=outcome.recheck_s)
-        if problem is not None and problem.reason is not Reason.TERMINATING:
-            self._pass_over(ref, live["metadata"]["uid"])
+        if problem is not None:
+            self._tell_of(problem, ref, live["metadata"]["uid"])
         await self._report(live, key, problem)
         if retry is not None:
             raise retry
 
-    def _pass_over(self, ref: Ref, uid: str) -> None:
-        """Have no model wait for a proxy that has no table and cannot get one now."""
-        context = self._context
+    def _tell_of(self, problem: Problem, ref: Ref, uid: str) -> None:
+        """Have the models say why they are not in the table, if it could not be written.
+
+        None waits for a proxy that has no table and cannot get one now. Where there is one its pods
+        may serve it: what was known of it stays.
+        """
+        context, key = self._context, f"{ref.namespace}/{ref.name}"
         table = Ref(CONFIG_MAP.kind, ref.namespace, names.routes_name(ref.name))
-        if context.store.owner_uid(table) == uid:
-            return  # its pods may serve that one: what was known of it stays
-        if context.book.pass_over(f"{ref.namespace}/{ref.name}"):
-            models = context.store.refs(MODEL)
-            context.mark_models({f"{each.namespace}/{each.name}" for each in models})
+        lasts = problem.reason is not Reason.TERMINATING
+        tableless = lasts and context.store.owner_uid(table) != uid
+        context.mark_models(context.book.fail(key, problem.message, tableless=tableless))
 
     async def sweep(self) -> None:
         """Delete bindings whose NIMProxy is gone: no garbage collector sees across namespaces."""
@@ -151,6 +175,7 @@ class ProxyReconciler:
                 raise
             # It could once, or asked for less before: others are served no more, its own are.
         decision = self._decide(key, proxy)
+        context.book.intend(key, decision, self._decided[key].models)
         rights = desired.build_rights(proxy, decision.table.namespaces, context.settings.proxy)
         tables, problem = self._build_tables(key, proxy, decision)
         workload = desired.build_workload(proxy, context.settings.proxy)
@@ -159,12 +184,14 @@ class ProxyReconciler:
             workload.append((SERVICE_MONITOR, monitor))
         everything = [*rights, *tables, *workload]
         await context.applier.confirm(proxy.owner, everything)
-        await self._bind(rights, proxy.owner)
+        refused = await self._bind(key, rights, proxy.owner)
         if problem is None:
             await self._publish(proxy.owner, key, decision, tables)
+        await self._bind_again(refused, rights, proxy.owner)
+        context.mark_models(context.book.blind(key, self._blind(refused, rights, proxy.owner)))
         await context.applier.apply_all(workload, proxy.owner)
         await context.applier.prune(everything, proxy.owner)
-        return refusal or problem
+        return refusal or problem or refused_problem(refused)
 
     def _decide(self, key: str, proxy: ResolvedProxy) -> Decision:
         """Decide the table; reports of pods and status writes alone lead to no other."""
@@ -267,14 +294,60 @@ class ProxyReconciler:
         }
         return [(CONFIG_MAP, each) for each in (*shards.values(), head)], None
 
-    async def _bind(self, children: list[tuple[Kind, Manifest]], owner: Owner) -> None:
-        """Make the rights; a served namespace that is going must not keep the table waiting."""
+    async def _bind(
+        self, key: str, children: list[tuple[Kind, Manifest]], owner: Owner
+    ) -> dict[str, Refused]:
+        """Make the rights, and return what is refused elsewhere: no table waits for that."""
+        namespaces = {manifest["metadata"]["namespace"] for _, manifest in children}
+        before = self._refused.get(key, {})
+        refused = {name: each for name, each in before.items() if name in namespaces}
+        self._refused[key] = refused
         for kind, manifest in children:
-            try:
+            if manifest["metadata"]["namespace"] == owner.namespace:
                 await self._context.applier.apply(kind, manifest, owner)
-            except NamespaceTerminatingError:
-                if manifest["metadata"]["namespace"] == owner.namespace:
-                    raise
+            elif manifest["metadata"]["namespace"] not in refused:
+                await self._bind_elsewhere(refused, (kind, manifest), owner)
+        return refused
+
+    async def _bind_again(
+        self, refused: dict[str, Refused], children: list[tuple[Kind, Manifest]], owner: Owner
+    ) -> None:
+        """Try again where it was refused: one at a time, for a webhook may take long to refuse."""
+        context = self._context
+        due = min(refused, key=lambda name: refused[name].due_s, default=None)
+        if due is not None and refused[due].due_s <= context.clock():
+            child = next(each for each in children if each[1]["metadata"]["namespace"] == due)
+            await self._bind_elsewhere(refused, child, owner)
+        if refused:
+            next_s = min(each.due_s for each in refused.values()) - context.clock()
+            ref = Ref(PROXY.kind, owner.namespace, owner.name)
+            context.workers.mark(ref, delay_s=max(0.0, next_s))
+
+    async def _bind_elsewhere(
+        self, refused: dict[str, Refused], child: tuple[Kind, Manifest], owner: Owner
+    ) -> None:
+        kind, manifest = child
+        namespace = manifest["metadata"]["namespace"]
+        before = refused.pop(namespace, None)
+        try:
+            await self._context.applier.apply(kind, manifest, owner)
+        except (NamespaceTerminatingError, NotFoundError):
+            return  # its models go with it
+        except (*REPORTED, ConflictError) as error:
+            refused[namespace] = refused_again(before, error, self._context.clock())
+
+    def _blind(
+        self, refused: dict[str, Refused], children: list[tuple[Kind, Manifest]], owner: Owner
+    ) -> dict[str, str]:
+        """Return where a proxy cannot see pods, and why; a binding of before is as good."""
+        store, found = self._context.store, {}
+        for kind, manifest in children:
+            metadata = manifest["metadata"]
+            if metadata["namespace"] in refused:
+                live = store.get(kind, metadata["namespace"], metadata["name"])
+                if live is None or not is_ours(kind, live, owner):
+                    found[metadata["namespace"]] = refused[metadata["namespace"]].problem.message
+        return found
 
     async def _publish(
         self, owner: Owner, key: str, decision: Decision, tables: list[tuple[Kind, Manifest]]
@@ -297,27 +370,40 @@ class ProxyReconciler:
             delay_s = max(0.0, decision.due_s - context.wall().timestamp())
             context.workers.mark(ref, delay_s=min(delay_s, KEPT_NAME_RECHECK_S))
         context.metrics.routes.labels(owner.namespace, owner.name).set(len(decision.routes))
-        context.mark_models(context.book.decide(key, decision))
+        context.mark_models(context.book.decide(key, decision, context.clock()))
 
     async def _report(self, live: Manifest, key: str, problem: Problem | None) -> None:
         context, metadata = self._context, live["metadata"]
-        pods = [pod_facts(pod) for _, pod in context.store.children(metadata["uid"], POD)]
-        ready = [pod for pod in pods if pod.ready and pod.address and not pod.deleting]
-        affected = context.book.pods(key, (pod.uid for pod in ready), context.clock())
-        wanted = live.get("spec", {}).get("replicas", 2)
-        # A pod that drains is heard until it is gone: its requests count as well.
-        context.channel.follow(key, context.loads.follow(key, pods, wanted=wanted))
-        for pod in ready:
-            if (state := context.loads.state(key, pod.uid)) is not None:
-                affected |= context.book.report(key, pod.uid, state, context.clock())
-        context.mark_models(affected)
+        pods = self._listen(live, key)
+        ready = {
+            pod.uid: f"{pod.name} at {state_address(pod.address)}"
+            for pod in pods
+            if pod.ready and pod.address and not pod.deleting
+        }
+        affected = context.book.pods(key, ready, context.clock())
+        for uid in ready:
+            if (state := context.loads.state(key, uid)) is not None:
+                affected |= context.book.report(key, uid, state, context.clock())
+        context.mark_models(affected | context.book.fell_silent(key, context.clock()))
         facts = self._facts(live, key, pods, problem)
         status = self._status(live, key, facts)
         verdicts = conditions.proxy_verdicts(facts)
         await context.reporter.report(PROXY, live, verdicts, status)
-        if facts.diagnosis.recheck_s is not None:
-            ref = Ref(PROXY.kind, metadata["namespace"], metadata["name"])
-            context.workers.mark(ref, delay_s=facts.diagnosis.recheck_s)
+        ref = Ref(PROXY.kind, metadata["namespace"], metadata["name"])
+        for recheck_s in (facts.diagnosis.recheck_s, facts.table.recheck_s):
+            if recheck_s is not None:
+                context.workers.mark(ref, delay_s=recheck_s)
+
+    def _listen(self, live: Manifest, key: str) -> list[PodFacts]:
+        """Hear all pods of a proxy, and return them.
+
+        One that drains is heard until it is gone: its requests count as well.
+        """
+        context, uid = self._context, live["metadata"]["uid"]
+        pods = [pod_facts(pod) for _, pod in context.store.children(uid, POD)]
+        wanted = live.get("spec", {}).get("replicas", 2)
+        context.channel.follow(key, context.loads.follow(key, pods, wanted=wanted))
+        return pods
 
     def _facts(
         self, live: Manifest, key: str, pods: list[PodFacts], problem: Problem | None
@@ -330,9 +416,9 @@ class ProxyReconciler:
             generation=metadata["generation"],
             replicas=live.get("spec", {}).get("replicas", 2),
             models=len(decision.routes) if decision else 0,
-            pods_current=context.book.pods_current(key),
+            table=context.book.table(key, context.clock()),
             deployment=deployment,
-            diagnosis=diagnose(deployment, pods, Workload(), context.wall().timestamp()),
+            diagnosis=diagnose(deployment, pods, _WORKLOAD, context.wall().timestamp()),
             problem=problem,
         )
 
@@ -350,19 +436,40 @@ class ProxyReconciler:
             "image": spec.get("image") or self._context.settings.proxy.image,
             "models": facts.models,
         }
-        revision = self._revision(key) or live.get("status", {}).get("revision")
-        if revision:
+        if revision := self._revision(live, key, facts.table):
             status["revision"] = revision
         return status
 
-    def _revision(self, key: str) -> str | None:
-        """Return the revision that every ready pod serves; None if they differ or are unknown."""
-        book = self._context.book
-        decision = book.decision(key)
-        current = book.pods_current(key)
-        if decision is None or current == 0 or current < book.pods_ready(key):
+    def _revision(self, live: Manifest, key: str, table: TableView) -> str | None:
+        """Return the revision that every ready pod serves, None if there is none.
+
+        For the moments that a change takes it is the one before: one status instead of two.
+        """
+        before: str | None = live.get("status", {}).get("revision")
+        decision = self._context.book.decision(key)
+        if decision is None:
+            return before
+        if table.pods_ready == 0 or table.late:
             return None
-        return decision.table.revision
+        return decision.table.revision if table.pods_current == table.pods_ready else before
+
+
+def refused_again(before: Refused | None, error: Exception, now_s: float) -> Refused:
+    """Return what follows a refusal in another's namespace, in the words of the one before it."""
+    problem = outcome_of(error, before.problem if before else None).problem
+    delay_s = min(2 * before.delay_s, REFUSED_MAX_S) if before else REFUSED_FIRST_S
+    return Refused(problem, delay_s, now_s + delay_s)
+
+
+def refused_problem(refused: Mapping[str, Refused]) -> Problem | None:
+    """Return what to tell of namespaces that a proxy cannot serve; all others it does."""
+    if not refused:
+        return None
+    found = sorted(refused)
+    texts = [f"cannot serve namespace {name}: {refused[name].problem.message}" for name in found]
+    more = [f"and {len(found) - REFUSED_TOLD_MAX} more"] if len(found) > REFUSED_TOLD_MAX else []
+    text = "; ".join((*texts[:REFUSED_TOLD_MAX], *more))
+    return Problem(refused[found[0]].problem.reason, text, stalled=False)
 
 
 def _head_name(proxy: ResolvedProxy) -> str:

@@ -19,7 +19,15 @@ from pydantic import ValidationError
 from nimway.api.nimmodel import Autoscaling
 from nimway.api.status import ConditionType, Reason
 from nimway.control import sleep, victims
-from nimway.control.autoscale import Decision, Memory, Rules, Seen, decide, first_memory
+from nimway.control.autoscale import (
+    UNHEARD,
+    Decision,
+    Memory,
+    Rules,
+    Seen,
+    decide,
+    first_memory,
+)
 from nimway.control.client import ApiError, ConflictError
 from nimway.control.clock import timestamp, unix_s
 from nimway.control.conditions import verdict_of
@@ -45,6 +53,9 @@ STEADY_DELAY_S = 1.0
 """Reports of a sleeping model are looked at at once; those of others wait for more of them, the
 longer if they ask for no further replica."""
 
+HELD_TOLD_S = 60.0
+"""A proxy that is not heard for so long is named in the status: each one is for a moment."""
+
 CONFLICT_RETRIES = 4
 _MERGE_PATCH = "application/merge-patch+json"
 
@@ -60,7 +71,9 @@ class _Model:
     `scaled_at` and `scaled_why` are of the last change, "" for what the status says. `woken_s` is
     when it was woken (`woken_at` for people), None if it is not waking. `usual_s` is its usual
     cold start, 0 for what the status says; `target` the declared requests per replica.
-    `assumed_s` is when it was last used, as far as its status tells.
+    `assumed_s` is when it was last used, as far as its status tells. `held_s` is since when fewer
+    replicas were enough and a proxy was not heard, `held_by` what is told of it ("" for nothing,
+    None for what the status says).
     """
 
     uid: str
@@ -75,6 +88,8 @@ class _Model:
     woken_s: float | None = None
     woken_at: str = ""
     usual_s: int = 0
+    held_s: float | None = None
+    held_by: str | None = None
 
 
 class Autoscaler:
@@ -142,6 +157,7 @@ class Autoscaler:
                 return
         model.owed, model.memory = False, decision.memory
         context.metrics.desired.labels(*key.split("/")).set(decision.replicas)
+        self._note_held(live, model, decision)
         self._look_again(live, rules, model, decision)
 
     def view(self, live: Manifest, replicas: int, deployment: DeploymentFacts) -> Autoscaled | None:
@@ -179,6 +195,7 @@ class Autoscaler:
             "lastScaleTime": (model and model.scaled_at) or before.get("lastScaleTime"),
             "lastScaleReason": (model and model.scaled_why) or before.get("lastScaleReason"),
             "coldStartSeconds": scaled.usual_s or None,
+            "heldBy": _held_by(live, model),
         }
         given = {key: value for key, value in fields.items() if value}
         return {"desiredReplicas": replicas, **given}
@@ -202,32 +219,52 @@ class Autoscaler:
         return made
 
     def _see(self, key: str, live: Manifest, model: _Model, pods: list[PodFacts]) -> Seen:
-        load = self._context.loads.take(key, known=self._is_known(key))
+        silent = self._silent(key)
+        load = self._context.loads.take(key, known=not silent)
         model.fell = load.current < load.requests
         return Seen(
             replicas=_declared(live),
             requests=load.requests,
             arrived=load.arrived > 0 or model.owed,
-            known=load.known,
+            known=not silent,
             starting=is_starting(
                 _declared(live), self._deployment(live), pods, self._context.wall().timestamp()
             ),
         )
 
-    def _is_known(self, key: str) -> bool:
-        """Tell whether every proxy that serves a model is heard, and there is one."""
+    def _note_held(self, live: Manifest, model: _Model, decision: Decision) -> None:
+        """Have the status say who keeps a model's pods, once that lasts, and that it is over."""
+        key, now_s = _key(live), self._context.clock()
+        silent = self._silent(key)
+        if not silent:
+            model.held_s = None
+        elif decision.reason != UNHEARD:
+            return
+        else:
+            model.held_s = model.held_s or now_s
+            if now_s - model.held_s < HELD_TOLD_S:
+                return
+        if silent != _held_by(live, model):
+            self._context.workers.mark(Ref(MODEL.kind, *key.split("/")))
+        model.held_by = silent
+
+    def _silent(self, key: str) -> str:
+        """Say which proxy that serves a model is not heard, or that none serves it; "" if all are.
+
+        What is not heard may hold requests: they are unknown, not zero.
+        """
         context, unix_now_s = self._context, self._context.wall().timestamp()
         selecting = 0
         for proxy in context.proxy_keys():
             decision = context.book.decision(proxy)
             if decision is None and not context.loads.is_empty(proxy):
-                return False  # it may serve an older table
+                return f"NIMProxy {proxy} has no routing table yet"  # it may serve an older one
             if decision is None or not decision.selects(key):
                 continue
             selecting += 1
             if not context.loads.is_heard(proxy, unix_now_s):
-                return False
-        return selecting > 0
+                return f"NIMProxy {proxy} is not heard: it has no pod, or one that does not answer"
+        return "" if selecting else "no NIMProxy selects it"
 
     def _deployment(self, live: Manifest) -> DeploymentFacts:
         metadata = live["metadata"]
@@ -362,6 +399,12 @@ def _is_as_seen(fresh: Manifest, live: Manifest) -> bool:
         and fresh["spec"].get("autoscaling") == live["spec"].get("autoscaling")
         and "deletionTimestamp" not in fresh["metadata"]
     )
+
+
+def _held_by(live: Manifest, model: _Model | None) -> str:
+    if model is None or model.held_by is None:
+        return str(sleep.autoscaling_status(live).get("heldBy", ""))
+    return model.held_by
 
 
 def _key(live: Manifest) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from nimway.control.desired.names import OWNER_LABEL
+from nimway.control.facts import claims_of
 from nimway.control.kinds import (
     CHILDREN,
     DEPLOYMENT,
@@ -288,7 +289,15 @@ _POD_METADATA = (
     "deletionTimestamp",
 )
 _POD_SPEC = ("nodeName", "schedulingGates")
-_POD_STATUS = ("phase", "podIP", "conditions", "containerStatuses", "initContainerStatuses")
+_POD_STATUS = (
+    "phase",
+    "reason",
+    "message",
+    "podIP",
+    "conditions",
+    "containerStatuses",
+    "initContainerStatuses",
+)
 
 
 def _trim_pod(metadata: Manifest, manifest: Manifest) -> Manifest:
@@ -298,7 +307,11 @@ def _trim_pod(metadata: Manifest, manifest: Manifest) -> Manifest:
         "status": {key: status[key] for key in _POD_STATUS if key in status},
     }
     spec = manifest.get("spec", {})
-    if kept := {key: spec[key] for key in _POD_SPEC if key in spec}:
+    kept = {key: spec[key] for key in _POD_SPEC if key in spec}
+    if claims := claims_of(spec):
+        volumes = [{"persistentVolumeClaim": {"claimName": claim}} for claim in claims]
+        kept["volumes"] = volumes
+    if kept:
         trimmed["spec"] = kept
     return trimmed
 

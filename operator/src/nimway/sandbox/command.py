@@ -52,9 +52,28 @@ def sandbox() -> None:
 @_name
 @click.option("--detach", is_flag=True, help="Leave it running in the background.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port of the API server [free one].")
-@click.option("--nodes", type=click.IntRange(0, 100), default=2, show_default=True)
-@click.option("--gpus-per-node", type=click.IntRange(0, 1000), default=8, show_default=True)
-@click.option("--backoff", type=float, default=10.0, show_default=True, metavar="SECONDS")
+@click.option(
+    "--nodes",
+    type=click.IntRange(0, 100),
+    default=2,
+    show_default=True,
+    help="GPU nodes; one node without GPUs comes on top.",
+)
+@click.option(
+    "--gpus-per-node",
+    type=click.IntRange(0, 1000),
+    default=8,
+    show_default=True,
+    help="GPUs that each of them claims to have.",
+)
+@click.option(
+    "--backoff",
+    type=click.FloatRange(0.1, 300.0),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Until a crashed container starts again, the first time.",
+)
 @click.option("--pretend", is_flag=True, help="Pods get ready without running anything.")
 @_sentences
 def up(
@@ -67,7 +86,7 @@ def up(
     backoff: float,
     pretend: bool,
 ) -> None:
-    """Start a sandbox: GPU nodes with 8 GPUs each and one node without."""
+    """Start a sandbox: nodes with GPUs and one without."""
     began = time.monotonic()
 
     def progress(text: str) -> None:
@@ -137,20 +156,16 @@ def down(name: str) -> None:
     click.echo(f"sandbox {name} is gone")
 
 
-# Everything from the first word on is kubectl's, its own `--` included.
-_PASS_ON = {
-    "ignore_unknown_options": True,
-    "allow_interspersed_args": False,
-    "help_option_names": [],
-}
+# Everything from the first word on is kubectl's, its own `--` and `--help` included.
+_PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
 @sandbox.command(context_settings=_PASS_ON)
 @_name
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="VERB ...")
 @_sentences
 def kubectl(name: str, arguments: tuple[str, ...]) -> None:
-    """Run kubectl against a sandbox (give --name first)."""
+    """Run kubectl against a sandbox; all from its first word on is kubectl's, --help too."""
     sys.exit(launcher.run_kubectl(launcher.attach(name), arguments))
 
 
@@ -159,7 +174,7 @@ def kubectl(name: str, arguments: tuple[str, ...]) -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="POD [-n NAMESPACE] [-f]")
 @_sentences
 def logs(name: str, arguments: tuple[str, ...]) -> None:
-    """Print a pod's output, as kubectl logs does (give --name first)."""
+    """Print a pod's output, as kubectl logs does; options of ours come first."""
     sys.exit(launcher.run_kubectl(launcher.attach(name), ["logs", *arguments]))
 
 
@@ -173,7 +188,9 @@ def binaries() -> None:
 
 @sandbox.command()
 @_name
-@click.option("-n", "--namespace", default="default", show_default=True)
+@click.option(
+    *("-n", "--namespace"), default="default", show_default=True, help="The Service's namespace."
+)
 @click.option("--port-name", default="http", show_default=True, help="Name of the Service's port.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port on 127.0.0.1 [free one].")
 @click.argument("service")

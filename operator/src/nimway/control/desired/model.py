@@ -30,15 +30,20 @@ ROLLOUT = Rollout.model_validate({})
 """The rollout where the user says nothing."""
 
 
-def build_model(model: ResolvedModel, live: Manifest | None) -> list[tuple[Kind, Manifest]]:
-    """Return all children in the order in which they are applied; `live` is the Deployment."""
-    children = [(DEPLOYMENT, build_deployment(model, live))]
-    claim = build_claim(model)
-    if claim is not None:
-        children.append((CLAIM, claim))
-    children.append((SERVICE, build_service(model)))
-    children.append((DISRUPTION_BUDGET, build_budget(model)))
-    return children
+def build_model(
+    model: ResolvedModel, live: Manifest | None, live_claim: Manifest | None = None
+) -> list[tuple[Kind, Manifest]]:
+    """Return all children in the order in which they are applied; `live` is the Deployment.
+
+    The claim is before the Deployment, which shall not mount somebody else's of that name.
+    """
+    claim = build_claim(model, live_claim)
+    return [
+        *([(CLAIM, claim)] if claim is not None else []),
+        (DEPLOYMENT, build_deployment(model, live)),
+        (SERVICE, build_service(model)),
+        (DISRUPTION_BUDGET, build_budget(model)),
+    ]
 
 
 def build_deployment(model: ResolvedModel, live: Manifest | None) -> Manifest:
@@ -154,27 +159,42 @@ def build_budget(model: ResolvedModel) -> Manifest:
     )
 
 
-def build_claim(model: ResolvedModel) -> Manifest | None:
-    """Return the claim to create, None if none is wanted; it outlives the model unless `Delete`."""
+def build_claim(model: ResolvedModel, live: Manifest | None = None) -> Manifest | None:
+    """Return the claim to create, None if none is wanted; it outlives the model unless `Delete`.
+
+    One that was made for the model (`live`), and that its user names in `claimName` now, stays as
+    it is and outlives the model from then on.
+    """
     wanted = model.spec.storage.pvc if model.spec.storage else None
-    if wanted is None or wanted.size is None:
+    name = names.claim_name(model.owner.name)
+    if wanted is None:
+        return None
+    if wanted.size is not None:
+        spec = {
+            "accessModes": [wanted.access_mode or "ReadWriteOnce"],
+            "resources": {"requests": {"storage": canonical(wanted.size)}},
+            **given(storageClassName=wanted.storage_class_name),
+        }
+    elif wanted.claim_name == name and live is not None and _goes_with(model, live):
+        node = fields.node_at(fields.owned_fields(live) or {}, "spec")
+        spec = fields.extract(live["spec"], node) if node else {}
+    else:
         return None
     meta = metadata(
         model.owner,
-        names.claim_name(model.owner.name),
+        name,
         component=names.STORE_COMPONENT,
         user_labels=model.spec.labels,
         owned=wanted.reclaim == "Delete",
     )
-    return child(
-        CLAIM,
-        meta,
-        spec={
-            "accessModes": [wanted.access_mode or "ReadWriteOnce"],
-            "resources": {"requests": {"storage": canonical(wanted.size)}},
-            **given(storageClassName=wanted.storage_class_name),
-        },
-    )
+    return child(CLAIM, meta, **given(spec=spec))
+
+
+def _goes_with(model: ResolvedModel, claim: Manifest) -> bool:
+    """Tell whether the garbage collector would take a claim with the model."""
+    references = claim["metadata"].get("ownerReferences", ())
+    owned = any(each["uid"] == model.owner.uid for each in references)
+    return owned and "deletionTimestamp" not in claim["metadata"]
 
 
 def build_model_monitor(model: ResolvedModel) -> Manifest | None:

@@ -11,7 +11,6 @@ from nimway.control.kinds import Manifest
 from nimway.control.resolve import ResolvedModel
 from nimway.routes import HTTP_PORT_NAME, READY_PATH
 
-CONTAINER = "nim"
 STORE_PATH = "/model-store"
 AUTH_KEY = "NGC_API_KEY"
 USER_ID = 1000
@@ -106,7 +105,7 @@ def _pod_spec(model: ResolvedModel) -> Manifest:
 def _container(spec: NIMModelSpec) -> Manifest:
     drained = spec.drain or DRAIN
     return {
-        "name": CONTAINER,
+        "name": names.MODEL_CONTAINER,
         "image": spec.image,
         "env": build_env(spec),
         "ports": [{"name": HTTP_PORT_NAME, "containerPort": spec.port, "protocol": "TCP"}],

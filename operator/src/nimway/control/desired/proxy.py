@@ -33,7 +33,6 @@ from nimway.routes import (
 )
 from nimway.state import STATE_PORT
 
-CONTAINER = "proxy"
 PORT = 8000
 SERVICE_DEFAULTS = ProxyService.model_validate({})
 """The Service where the user says nothing."""
@@ -229,7 +228,7 @@ def _container(proxy: ResolvedProxy, settings: ProxySettings) -> Manifest:
     spec = proxy.spec
     resources = spec.resources
     return {
-        "name": CONTAINER,
+        "name": names.PROXY_CONTAINER,
         "image": spec.image or settings.image,
         "args": ["proxy"],
         "env": _env(proxy.owner, spec),
