@@ -42,7 +42,13 @@ class AuditLog:
         self._offset = self._path.stat().st_size
 
     def requests(self, user: str | None = None) -> Iterator[Request]:
-        """Yield what has been answered since the mark, of one user or of all."""
+        """Yield what has been answered since the mark, of one user or of all.
+
+        Raises:
+            RuntimeError: the API server began another file since: this one would tell of nothing.
+        """
+        if self._path.stat().st_size < self._offset:
+            raise RuntimeError(f"{self._path} was rotated: what was written cannot be counted")
         with self._path.open("rb") as file:
             file.seek(self._offset)
             for line in file:

@@ -121,9 +121,9 @@ def _afterwards(found: Found) -> Iterator[Row]:
     yield Row(
         f"{idle['seconds'] / 60:g} min at rest with {models} models",
         "0 writes but the Lease's",
-        f"{writes} writes, the Lease every {idle['seconds'] / max(renewals, 1):.1f} s, "
+        f"{_rest(writes, renewals, idle['seconds'])}, "
         f"{1000 * idle['cpu_s']['operator'] / idle['seconds']:.0f} ms CPU a second",
-        writes == 0 and renewals <= idle["seconds"] / 4,
+        writes == 0 and 0 < renewals <= idle["seconds"] / 4,
     )
     start, full = found["memory_start"], found["memory_full"]
     goals = {"operator": 150, "parent": 90, "worker": 40}
@@ -135,6 +135,13 @@ def _afterwards(found: Found) -> Iterator[Row]:
             f"{now_mb:.0f} MB (peak {full[role]['peak']:.0f}, at start {before_mb:.0f})",
             (now_mb if role == "operator" else before_mb) <= goal,
         )
+
+
+def _rest(writes: int, renewals: int, idle_s: float) -> str:
+    """Say what was written at rest; without the Lease's renewals nothing was seen at all."""
+    if not renewals:
+        return "writes not counted: the audit log told of none, not even the Lease's"
+    return f"{writes} writes, the Lease every {idle_s / renewals:.1f} s"
 
 
 def _latency(what: str, values: Found, *, p50: float = 0.0, p99: float = 0.0) -> Row:

@@ -102,6 +102,9 @@ def api_server(config: SandboxConfig) -> list[str]:
         "--allow-privileged=true",
         f"--audit-policy-file={pki / 'audit-policy.yaml'}",
         f"--audit-log-path={config.audit_log}",
+        # Whoever reads on from where it was must find it there; by default it is cut at 100 MB.
+        "--audit-log-maxsize=1000",
+        "--audit-log-maxbackup=1",
         "--profiling=false",
     ]
 
