@@ -29,3 +29,14 @@ async def world(
             yield made
         finally:
             made.stop_all()
+
+
+@pytest.fixture
+def others(crds: Cluster, namespace: str) -> Iterator[tuple[str, str]]:
+    """Two namespaces beside the operator's own, of other teams."""
+    made = (f"{namespace}-a", f"{namespace}-b")
+    for name in made:
+        crds.create_namespace(name)
+    yield made
+    for name in made:
+        crds.delete_namespace(name)

@@ -1,7 +1,6 @@
 """Proxies that serve namespaces by their labels: who may, and what follows a change of a label."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +9,6 @@ from nimway.control.kinds import CONFIG_MAP, NAMESPACE, PROXY, ROLE_BINDING
 from nimway.routes import decode
 from tests.control.process import condition, create
 from tests.faults.world import World, model, proxy, until
-from tests.support.cluster import Cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
@@ -18,17 +16,6 @@ PROMPT_S = 5.0
 """Typically 0.3 s; the machine of a test run is shared."""
 
 LABEL = "nimway.example.com/team"
-
-
-@pytest.fixture
-def others(crds: Cluster, namespace: str) -> Iterator[tuple[str, str]]:
-    """Two namespaces beside the operator's own."""
-    names = (f"{namespace}-a", f"{namespace}-b")
-    for name in names:
-        crds.create_namespace(name)
-    yield names
-    for name in names:
-        crds.delete_namespace(name)
 
 
 async def label(world: World, namespace: str, team: str | None) -> None:

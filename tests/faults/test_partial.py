@@ -1,7 +1,5 @@
 """What fails for one leaves the others alone, and nothing says that it serves when it does not."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from nimway.control.desired import names
@@ -9,7 +7,6 @@ from nimway.control.kinds import CONFIG_MAP, MODEL, PROXY, ROLE_BINDING, Manifes
 from tests.control.process import condition, create, delete, find, patch
 from tests.faults.world import World, model, proxy, until
 from tests.support.api_faults import Call, refuse
-from tests.support.cluster import Cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
@@ -23,17 +20,6 @@ PRETEND = {"sandbox.nimway.dev/pretend": "true"}
 """On a pod: it is ready at once, and no process runs."""
 
 KEEP = "nimway.example.com/keep"
-
-
-@pytest.fixture
-def others(crds: Cluster, namespace: str) -> Iterator[tuple[str, str]]:
-    """Two namespaces of other teams."""
-    made = (f"{namespace}-a", f"{namespace}-b")
-    for name in made:
-        crds.create_namespace(name)
-    yield made
-    for name in made:
-        crds.delete_namespace(name)
 
 
 async def _told(world: World, namespace: str, name: str, wanted: str, text: str = "") -> Manifest:

@@ -18,17 +18,10 @@ from nimway.control.client import (
     NotFoundError,
 )
 from nimway.control.election import LeadershipLostError
+from nimway.control.facts import claims_of
 from nimway.control.kinds import BY_KIND, CLAIM, DEPLOYMENT, POD, SERVICE, Kind, Manifest, Ref
 from nimway.control.metrics import Metrics
-from nimway.control.plan import (
-    APPLIED_ANNOTATION,
-    Action,
-    Plan,
-    controller_uid,
-    mounted_claims,
-    plan,
-    seal,
-)
+from nimway.control.plan import APPLIED_ANNOTATION, Action, Plan, controller_uid, plan, seal
 from nimway.control.resolve import Owner
 from nimway.control.store import Store, ref_of
 
@@ -169,7 +162,7 @@ class Applier:
         for kind, manifest in children:
             if self._is_settled(kind, seal(manifest)):
                 continue
-            if kind == DEPLOYMENT and lacking & self._newly_mounted(manifest):
+            if lacking and kind == DEPLOYMENT and lacking & self._newly_mounted(manifest):
                 continue
             try:
                 await self.apply(kind, manifest, owner)
@@ -182,11 +175,11 @@ class Applier:
         if refusals:
             raise refusals[0]
 
-    def _newly_mounted(self, deployment: Manifest) -> frozenset[str]:
+    def _newly_mounted(self, deployment: Manifest) -> set[str]:
         """Return the claims that a Deployment's pods shall mount and do not yet."""
         metadata = deployment["metadata"]
         live = self._store.get(DEPLOYMENT, metadata["namespace"], metadata["name"])
-        return mounted_claims(deployment) - mounted_claims(live or {})
+        return _mounted(deployment) - (_mounted(live) if live else set())
 
     def take_refused(self) -> set[Ref]:
         """Return, once, the owners of what was refused: what stood in the way may have gone."""
@@ -312,6 +305,11 @@ class Applier:
             return None
         self._store.put(kind, fresh)
         return fresh
+
+
+def _mounted(deployment: Manifest) -> set[str]:
+    """Return the claims that a Deployment's pods mount."""
+    return set(claims_of(deployment["spec"]["template"]["spec"]))
 
 
 def _is_stripped(sealed: Manifest, live: Manifest, owner: Owner) -> bool:

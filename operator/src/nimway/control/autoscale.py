@@ -17,8 +17,10 @@ DOWN_PERIOD_S = 60.0
 `idle_s` alone: a model that sleeps, wakes and is idle again may sleep again."""
 
 UNKNOWN_RECHECK_S = 15.0
-UNHEARD = "a proxy is not heard: nothing is taken away"
 """How soon a model is looked at again that a proxy said nothing about."""
+
+UNHEARD = "a proxy is not heard: nothing is taken away"
+"""Reason of a decision by which requests that nobody told of keep pods."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,13 +87,6 @@ def is_ours(kind: Kind, live: Manifest, owner: Owner) -> bool:
     return kind == CLAIM and kept.items() <= labels.items()
 
 
-def mounted_claims(deployment: Manifest) -> frozenset[str]:
-    """Return the names of the claims that a Deployment's pods mount."""
-    pod = deployment.get("spec", {}).get("template", {}).get("spec", {})
-    claims = (each.get("persistentVolumeClaim") for each in pod.get("volumes", ()))
-    return frozenset(each["claimName"] for each in claims if each)
-
-
 def controller_uid(live: Manifest) -> str | None:
     """Return the uid of the object that controls this one, None if none does."""
     for reference in live["metadata"].get("ownerReferences", ()):

@@ -157,7 +157,7 @@ class Autoscaler:
                 return
         model.owed, model.memory = False, decision.memory
         context.metrics.desired.labels(*key.split("/")).set(decision.replicas)
-        self._note_held(live, model, decision)
+        self._note_held(live, model, seen, decision)
         self._look_again(live, rules, model, decision)
 
     def view(self, live: Manifest, replicas: int, deployment: DeploymentFacts) -> Autoscaled | None:
@@ -232,10 +232,10 @@ class Autoscaler:
             ),
         )
 
-    def _note_held(self, live: Manifest, model: _Model, decision: Decision) -> None:
+    def _note_held(self, live: Manifest, model: _Model, seen: Seen, decision: Decision) -> None:
         """Have the status say who keeps a model's pods, once that lasts, and that it is over."""
         key, now_s = _key(live), self._context.clock()
-        silent = self._silent(key)
+        silent = "" if seen.known else self._silent(key)
         if not silent:
             model.held_s = None
         elif decision.reason != UNHEARD:
