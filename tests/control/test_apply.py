@@ -1,12 +1,13 @@
 """When a child's owner is read afresh, and which children are left as they are."""
 
 import contextlib
+import copy
 import re
 from typing import Any
 
 import pytest
 
-from nimway.control.apply import Applier, NotOursError, OwnerGoneError, WaitingError
+from nimway.control.apply import Applier, ContestedError, NotOursError, OwnerGoneError, WaitingError
 from nimway.control.client import (
     ForbiddenError,
     InvalidError,
@@ -14,7 +15,18 @@ from nimway.control.client import (
     NamespaceTerminatingError,
     NotFoundError,
 )
-from nimway.control.kinds import CLAIM, DEPLOYMENT, MODEL, PROXY, SERVICE, Kind, Manifest, Ref
+from nimway.control.contests import FREE_REPAIRS
+from nimway.control.kinds import (
+    CLAIM,
+    CONFIG_MAP,
+    DEPLOYMENT,
+    MODEL,
+    PROXY,
+    SERVICE,
+    Kind,
+    Manifest,
+    Ref,
+)
 from nimway.control.metrics import Metrics
 from nimway.control.plan import CLAIM_GOING, seal
 from nimway.control.resolve import Owner
@@ -33,6 +45,7 @@ class Recording(KubeClient):
         self.applied: list[Manifest] = []
         self.deleted: list[Kind] = []
         self.refuses = False
+        self.uid = "child"
         self.refusals: dict[Kind, Exception] = {}
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Manifest:
@@ -56,7 +69,7 @@ class Recording(KubeClient):
         owned = ("labels", "annotations", "ownerReferences")
         fields: Manifest = {"f:metadata": {f"f:{name}": {} for name in owned}}
         ours = {"manager": "nimway", "operation": "Apply", "fieldsV1": fields}
-        metadata = {**manifest["metadata"], "uid": "child", "managedFields": [ours]}
+        metadata = {**manifest["metadata"], "uid": self.uid, "managedFields": [ours]}
         metadata["resourceVersion"] = str(100 + len(self.applied))
         return {**manifest, "metadata": metadata}
 
@@ -70,8 +83,17 @@ def _child(kind: Kind = SERVICE, **metadata: Any) -> Manifest:
     return {"apiVersion": "v1", "kind": kind.kind, "metadata": {**base, **metadata}}
 
 
-def _applier(client: Recording, store: Store, *, is_current: bool = True) -> Applier:
-    return Applier(client, store, Metrics(), may_write=lambda: True, is_current=lambda: is_current)
+def _applier(
+    client: Recording, store: Store, *, is_current: bool = True, now_s: list[float] | None = None
+) -> Applier:
+    return Applier(
+        client,
+        store,
+        Metrics(),
+        may_write=lambda: True,
+        is_current=lambda: is_current,
+        clock=lambda: now_s[0] if now_s else 0.0,
+    )
 
 
 async def test_a_first_creation_for_an_owner_just_seen_asks_nothing() -> None:
@@ -191,6 +213,60 @@ async def test_a_name_is_waited_for_only_while_its_holder_goes() -> None:
     store.remove(PROXY, holder)
     with pytest.raises(WaitingError):
         await applier.apply(SERVICE, _child(), OWNER)
+
+
+def _robbed(client: Recording, number: int) -> Manifest:
+    """Return the Service as it was applied last, its labels taken over by somebody else."""
+    live = copy.deepcopy(client.applied[-1])
+    live["metadata"] |= {"uid": "child", "resourceVersion": str(1000 + number)}
+    owned: Manifest = {f"f:{name}": {} for name in ("annotations", "ownerReferences")}
+    ours = {"manager": "nimway", "operation": "Apply", "fieldsV1": {"f:metadata": owned}}
+    theirs = {"manager": "vpa", "operation": "Update", "time": "2026-11-01T00:00:00Z"}
+    live["metadata"]["managedFields"] = [ours, theirs]
+    return live
+
+
+async def test_who_takes_a_field_again_and_again_is_named_and_undone_ever_more_rarely() -> None:
+    client, store, now_s = Recording(), Store(), [100.0]
+    applier = _applier(client, store, now_s=now_s)
+    await applier.apply(SERVICE, _child(), OWNER)
+    for number in range(FREE_REPAIRS):
+        assert applier.contested(OWNER) is None
+        store.put(SERVICE, _robbed(client, 2 * number))
+        await applier.apply(SERVICE, _child(), OWNER)
+        client.applied[-1]["metadata"]["resourceVersion"] = str(1001 + 2 * number)
+        store.put(SERVICE, client.applied[-1])
+    writes = len(client.applied)
+    client.found = _robbed(client, 500)
+    store.put(SERVICE, client.found)
+    with pytest.raises(ContestedError, match=r"metadata\.labels is changed .* by vpa;") as raised:
+        await applier.apply(SERVICE, _child(), OWNER)
+    assert raised.value.wait_s == 1.0
+    assert len(client.applied) == writes
+    now_s[0] += 1.0
+    await applier.apply(SERVICE, _child(), OWNER)
+    assert len(client.applied) == writes + 1
+    contest = applier.contested(OWNER)
+    assert contest is not None
+    assert contest.writer == "vpa"
+    store.put(SERVICE, _robbed(client, 600))
+    changed = _child(annotations={"a": "b"})
+    await applier.apply(SERVICE, changed, OWNER)
+    assert len(client.applied) == writes + 2, "what its user declares anew waits for nothing"
+
+
+async def test_a_routing_table_is_put_back_whatever_happens() -> None:
+    client, store = Recording(), Store()
+    applier = _applier(client, store)
+    for number in range(2 * FREE_REPAIRS):
+        await applier.apply(CONFIG_MAP, _child(CONFIG_MAP), OWNER)
+        live = store.get(CONFIG_MAP, "models", "llama")
+        assert live is not None
+        gone = {**live, "metadata": {**live["metadata"], "resourceVersion": str(200 + number)}}
+        store.remove(CONFIG_MAP, gone)
+        client.uid = f"child-{number}"
+    assert len(client.applied) == 2 * FREE_REPAIRS
+    assert applier.contested(OWNER) is not None, "and told of"
 
 
 async def test_a_refused_childs_owner_is_told_once() -> None:

@@ -1,3 +1,4 @@
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,9 @@ from hypothesis import strategies as st
 from nimway.api.nimproxy import ProxyLimits, ProxyTimeouts
 from nimway.control.desired import names
 from nimway.control.desired.model import (
+    ADMITTED_ANNOTATION,
     TEMPLATE_ANNOTATION,
+    admitted_digest,
     build_claim,
     build_deployment,
     build_model,
@@ -308,11 +311,67 @@ def test_a_changed_intent_renders_anew() -> None:
     assert build_deployment(changed, live) == build_deployment(changed, None)
 
 
+def _owned(live: dict[str, Any], *path: str) -> dict[str, Any]:
+    """Return the node of our own fields below `path`."""
+    [entry] = live["metadata"]["managedFields"]
+    node: dict[str, Any] = entry["fieldsV1"]
+    for part in path:
+        node = node[f"f:{part}"]
+    return node
+
+
 def test_a_template_that_was_tampered_with_is_rendered_anew() -> None:
     model = samples.resolved()
-    live = _applied(build_deployment(model, None))
-    live["spec"]["template"]["spec"]["containers"][0]["image"] = "evil"
+    old = build_deployment(model, None)
+    old["spec"]["template"]["spec"]["hostNetwork"] = False
+    live = _applied(_rehashed(old))
+    live["spec"]["template"]["spec"]["hostNetwork"] = True
+    del _owned(live, "spec", "template", "spec")["f:hostNetwork"]
     assert build_deployment(model, live) == build_deployment(model, None)
+
+
+def _admitted(manifest: dict[str, Any], image: str) -> dict[str, Any]:
+    """Return a Deployment as the server holds it where a webhook replaces the image."""
+    live = _applied(copy.deepcopy(manifest))
+    live["spec"]["template"]["spec"]["containers"][0]["image"] = image
+    return live
+
+
+def test_what_admission_made_of_the_template_is_noted_once_and_kept() -> None:
+    model = samples.resolved()
+    old = build_deployment(model, None)
+    old["spec"]["template"]["spec"]["containers"][0]["env"].append({"name": "OLD", "value": "1"})
+    before = _admitted(_rehashed(old), "mirror/nim:1")
+    renders_old = copy.deepcopy(old["spec"]["template"])
+    note = admitted_digest(renders_old, content_hash(renders_old), before)
+    assert note == content_hash(before["spec"]["template"])
+    noted = copy.deepcopy(old)
+    noted["metadata"]["annotations"][ADMITTED_ANNOTATION] = note
+    live = _admitted(noted, "mirror/nim:1")
+    again = _admitted(noted, "mirror/nim:2")
+    assert admitted_digest(renders_old, content_hash(renders_old), again) == note, (
+        "or it never ends"
+    )
+    kept = build_deployment(model, live)
+    assert kept["spec"]["template"] == live["spec"]["template"]
+    annotations = kept["metadata"]["annotations"]
+    assert annotations[TEMPLATE_ANNOTATION] == note
+    assert ADMITTED_ANNOTATION not in annotations, "it is what is rendered from now on"
+    after = _admitted(kept, "mirror/nim:1")
+    assert build_deployment(model, after) == kept
+
+
+def test_nothing_is_noted_where_admission_changes_nothing_or_somebody_else_did() -> None:
+    model = samples.resolved()
+    template = build_template(model)
+    made = build_deployment(model, None)
+    digest = content_hash(template)
+    assert admitted_digest(template, digest, None) is None
+    assert admitted_digest(template, digest, _applied(made)) is None
+    assert admitted_digest(template, "another", _admitted(made, "mirror/nim:1")) is None
+    taken = _admitted(made, "evil")
+    del _owned(taken, "spec", "template", "spec")["f:containers"]
+    assert admitted_digest(template, digest, taken) is None
 
 
 def _rehashed(manifest: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from nimway.control.fields import extract, lost_field, node_at, owned_fields
+from nimway.control.fields import extract, last_writer, lost_field, node_at, owned_fields
 from nimway.control.kinds import CLAIM, DEPLOYMENT, MODEL, Ref
 from nimway.control.plan import APPLIED_ANNOTATION, Action, plan, seal
 from nimway.control.resolve import Owner
@@ -124,6 +124,43 @@ def test_entries_of_others_and_of_our_status_are_not_our_apply() -> None:
 def test_a_node_is_found_by_its_path() -> None:
     assert node_at(FIELDS, "spec", "replicas") == {}
     assert node_at(FIELDS, "spec", "template") is None
+
+
+def test_the_last_writer_is_who_changed_more_than_the_status() -> None:
+    def entry(manager: str, minute: int, **more: str) -> dict[str, Any]:
+        return {"manager": manager, "time": f"2026-11-01T00:{minute:02}:00Z", **more}
+
+    entries = [
+        entry("kubectl-edit", 1),
+        entry("vpa", 2),
+        entry("nimway", 3),
+        entry("kube-controller-manager", 4, subresource="status"),
+    ]
+    assert last_writer({"metadata": {"managedFields": entries}}) == "vpa"
+    assert last_writer({"metadata": {}}) == ""
+
+
+@pytest.mark.parametrize(
+    ("metadata", "field"),
+    [
+        ({"managedFields": []}, "metadata.managedFields"),
+        ({"annotations": {}}, None),
+        ({"annotations": {APPLIED_ANNOTATION: "older"}}, None),
+    ],
+    ids=["nothing is ours any more", "a kept claim of before", "an older manifest"],
+)
+def test_what_somebody_else_did_is_told_from_what_is_declared_anew(
+    metadata: dict[str, Any], field: str | None
+) -> None:
+    found = plan(DEPLOYMENT, seal(DESIRED), _live(**metadata), OWNER)
+    assert (found.action, found.field) == (Action.APPLY, field)
+
+
+def test_who_takes_our_note_of_what_was_applied_does_not_look_like_a_declaration() -> None:
+    taken = _without("f:metadata/f:annotations", FIELDS)
+    entry = {"manager": "nimway", "operation": "Apply", "fieldsV1": taken}
+    found = plan(DEPLOYMENT, seal(DESIRED), _live(annotations={}, managedFields=[entry]), OWNER)
+    assert (found.action, found.field) == (Action.APPLY, "metadata.annotations")
 
 
 def test_a_child_as_declared_is_not_written() -> None:

@@ -66,7 +66,7 @@ async def test_a_newer_operator_changes_a_models_pod_only_with_its_users_next_ch
     assert [call for call in world.faults.writes("deployments")[writes:] if call.name == "llama"]
     assert pods <= await _pods(world), "the pod of before still runs"
 
-    # Somebody's change is undone, to what was rendered then.
+    # Somebody's change is undone: a rollout anyway, so it is to what is rendered now.
     drifted = [
         {"op": "replace", "path": "/spec/template/spec/containers/0/image", "value": "evil:1"}
     ]

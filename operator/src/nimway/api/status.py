@@ -52,6 +52,7 @@ class Reason(StrEnum):
     STARTUP_TIMEOUT = "StartupTimeout"
     NAME_CONFLICT = "NameConflict"
     OBJECT_CONFLICT = "ObjectConflict"
+    CONTESTED = "Contested"
     INVALID_SPEC = "InvalidSpec"
     NAMESPACE_NOT_ALLOWED = "NamespaceNotAllowed"
     TABLE_TOO_LARGE = "TableTooLarge"
@@ -178,6 +179,12 @@ REASON_HELP: Final[Mapping[Reason, tuple[str, str]]] = MappingProxyType(
             "An object of the name that is needed exists and is not Nimway's. It is left alone.",
             "Delete or rename that object, or rename the NIMModel or NIMProxy. A claim that is to "
             "be used on purpose is named in storage.pvc.claimName.",
+        ),
+        Reason.CONTESTED: (
+            "Somebody else changes or deletes one of its objects again and again. Nimway undoes "
+            "that at once at first, then ever more rarely.",
+            "The message names the field and who writes it: stop that, or declare what it wants. "
+            "An autoscaler belongs on the NIMModel. It ends 10 minutes after the last change.",
         ),
         Reason.INVALID_SPEC: (
             "The spec passed admission and still cannot work; the message names the field.",

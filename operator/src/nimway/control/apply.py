@@ -17,9 +17,23 @@ from nimway.control.client import (
     NamespaceTerminatingError,
     NotFoundError,
 )
+from nimway.control.contests import WHOLE, Contest, Contests
 from nimway.control.election import LeadershipLostError
 from nimway.control.facts import claims_of
-from nimway.control.kinds import BY_KIND, CLAIM, DEPLOYMENT, POD, SERVICE, Kind, Manifest, Ref
+from nimway.control.fields import last_writer
+from nimway.control.kinds import (
+    BY_KIND,
+    CLAIM,
+    CONFIG_MAP,
+    DEPLOYMENT,
+    POD,
+    ROLE_BINDING,
+    SERVICE,
+    SERVICE_ACCOUNT,
+    Kind,
+    Manifest,
+    Ref,
+)
 from nimway.control.metrics import Metrics
 from nimway.control.plan import APPLIED_ANNOTATION, Action, Plan, controller_uid, plan, seal
 from nimway.control.resolve import Owner
@@ -32,6 +46,10 @@ written by its controller all the time, and a conflict costs less than the queue
 _RESET = {SERVICE: ("spec", "ports"), DEPLOYMENT: ("spec", "template", "spec")}
 """Where others' items of a list can make the API server refuse ours."""
 
+_VITAL = frozenset({CONFIG_MAP, ROLE_BINDING, SERVICE_ACCOUNT})
+"""Put back without a wait: all traffic goes by the tables and the right to read them, and a proxy's
+reconciles are spaced already."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -43,18 +61,27 @@ class WaitingError(Exception):
     """A child of this name is on its way out; its successor comes after it."""
 
 
+class ContestedError(Exception):
+    """Somebody else changes a child again and again; it is put back in `wait_s` seconds."""
+
+    def __init__(self, text: str, wait_s: float) -> None:
+        super().__init__(text)
+        self.wait_s = wait_s
+
+
 class OwnerGoneError(Exception):
     """The owner does not exist any more, and the store did not know."""
 
 
-_REFUSED = (InvalidError, ForbiddenError, NotOursError, WaitingError)
+_REFUSED = (InvalidError, ForbiddenError, NotOursError, WaitingError, ContestedError)
 """What says something of one child alone."""
 
 
 class Applier:
     """Applies and deletes children of one owner at a time. `may_write` is asked before each.
 
-    `is_current` tells whether the store was lately compared with a fresh list.
+    `is_current` tells whether the store was lately compared with a fresh list; `clock` returns
+    monotonic seconds.
     """
 
     def __init__(
@@ -65,12 +92,15 @@ class Applier:
         *,
         may_write: Callable[[], bool],
         is_current: Callable[[], bool],
+        clock: Callable[[], float],
     ) -> None:
         self._client = client
         self._store = store
         self._metrics = metrics
         self._may_write = may_write
         self._is_current = is_current
+        self._clock = clock
+        self._contests = Contests()
         self._refused: set[Ref] = set()
 
     async def confirm(self, owner: Owner, children: Iterable[tuple[Kind, Manifest]]) -> None:
@@ -122,6 +152,7 @@ class Applier:
         Raises:
             NotOursError: the name is taken.
             WaitingError: the name becomes free soon.
+            ContestedError: somebody changes it again and again.
             OwnerGoneError: the child is orphaned, for its owner is going.
             ApiError: the API server refused.
         """
@@ -217,6 +248,11 @@ class Applier:
         except NotFoundError:
             self._store.remove(kind, live)
         self._metrics.writes.labels(kind.kind, "delete").inc()
+        self._contests.forget(ref_of(kind, live), WHOLE)
+
+    def contested(self, owner: Owner) -> Contest | None:
+        """Return which field of an owner's child somebody else changes again and again."""
+        return self._contests.open_for(owner.uid, self._clock())
 
     def _check(self, kind: Kind) -> None:
         if not self._may_write():
@@ -234,7 +270,31 @@ class Applier:
             digest = sealed["metadata"]["annotations"][APPLIED_ANNOTATION]
             self._store.settle(ref_of(kind, live), live["metadata"]["resourceVersion"], digest)
             return live
-        return await self._write(kind, sealed, live, step)
+        field = step.field
+        if live is None and self._store.was_lost(ref_of(kind, sealed), owner.uid):
+            field = WHOLE
+        if field is None:
+            return await self._write(kind, sealed, live, step)
+        # Somebody else's doing is undone, ever more rarely if it is done again and again.
+        contest = self._contests.at(owner.uid, ref_of(kind, sealed), field, self._clock())
+        digest = sealed["metadata"]["annotations"][APPLIED_ANNOTATION]
+        wait_s = contest.wait_s(digest, self._clock())
+        if wait_s > 0:
+            await self._open(contest, kind)
+            if kind not in _VITAL:
+                raise ContestedError(contest.text, wait_s)
+        answer = await self._write(kind, sealed, live, step)
+        self._contests.repaired(contest, digest, self._clock())
+        return answer
+
+    async def _open(self, contest: Contest, kind: Kind) -> None:
+        """Find out who it is, before the child is put back and that is lost."""
+        self._contests.open(contest)
+        ref = contest.ref
+        if contest.writer or contest.field == WHOLE:
+            return
+        live = await self._read(kind, ref.namespace, ref.name)
+        contest.writer = last_writer(live) if live is not None else ""
 
     def _plan(self, kind: Kind, sealed: Manifest, live: Manifest | None, owner: Owner) -> Plan:
         holder = controller_uid(live) if live is not None else None

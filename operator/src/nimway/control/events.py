@@ -51,6 +51,7 @@ _WARNINGS = frozenset(
         Reason.STARTUP_TIMEOUT,
         Reason.NAME_CONFLICT,
         Reason.OBJECT_CONFLICT,
+        Reason.CONTESTED,
         Reason.INVALID_SPEC,
         Reason.NAMESPACE_NOT_ALLOWED,
         Reason.TABLE_TOO_LARGE,

@@ -30,6 +30,19 @@ def owned_fields(live: Manifest) -> dict[str, Any] | None:
     return None
 
 
+def last_writer(live: Manifest) -> str:
+    """Return the manager, not us, that last changed more than the status, "" if there is none.
+
+    `live` has all its managedFields.
+    """
+    found = [
+        (entry.get("time", ""), entry.get("manager", ""))
+        for entry in live["metadata"].get("managedFields", ())
+        if entry.get("manager") != FIELD_MANAGER and entry.get("subresource") != "status"
+    ]
+    return max(found, default=("", ""))[1]
+
+
 def lost_field(desired: Manifest, fields: dict[str, Any]) -> str | None:
     """Return the path of the first field of `desired` that is no longer ours, None if all are."""
     for key, value in desired.items():

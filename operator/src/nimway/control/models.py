@@ -23,7 +23,7 @@ from nimway.control.kinds import (
     Manifest,
     Ref,
 )
-from nimway.control.problems import REPORTED, outcome_of
+from nimway.control.problems import REPORTED, contested, outcome_of
 from nimway.control.resolve import ResolvedModel, resolve_model
 from nimway.control.routing import Candidate, candidate
 from nimway.control.scaling import Autoscaler
@@ -80,6 +80,8 @@ class ModelReconciler:
         try:
             model = resolve_model(live)
             applied = await self._apply(model)
+            if contest := self._context.applier.contested(model.owner):
+                applied = replace(applied, problem=contested(contest.text))
         except OwnerGoneError:
             self._context.mark_proxies()
             return

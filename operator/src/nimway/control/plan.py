@@ -35,10 +35,11 @@ class Action(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """An action and, in words, why."""
+    """An action and, in words, why; `field` is what somebody else changed, "" if all of it."""
 
     action: Action
     reason: str
+    field: str | None = None
 
 
 def seal(desired: Manifest) -> Manifest:
@@ -64,14 +65,16 @@ def plan(
     if "deletionTimestamp" in metadata:
         return Plan(Action.WAIT, CLAIM_GOING if kind == CLAIM else "it is being deleted")
     wanted = sealed["metadata"]["annotations"][APPLIED_ANNOTATION]
-    if metadata.get("annotations", {}).get(APPLIED_ANNOTATION) != wanted:
-        return Plan(Action.APPLY, "the declared state changed")
     ours = fields.owned_fields(live)
+    if metadata.get("annotations", {}).get(APPLIED_ANNOTATION) != wanted:
+        note = {"metadata": {"annotations": {APPLIED_ANNOTATION: wanted}}}
+        if ours is None or fields.lost_field(note, ours) is None:
+            return Plan(Action.APPLY, "the declared state changed")
     if ours is None:
-        return Plan(Action.APPLY, "our field ownership is gone")
+        return Plan(Action.APPLY, "our field ownership is gone", "metadata.managedFields")
     lost = fields.lost_field(sealed, ours)
     if lost is not None:
-        return Plan(Action.APPLY, f"{lost} was changed by someone else")
+        return Plan(Action.APPLY, f"{lost} was changed by someone else", lost)
     return Plan(Action.NONE, "it is as declared")
 
 

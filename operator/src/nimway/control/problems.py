@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, replace
 
 from nimway.api.status import Reason
-from nimway.control.apply import NotOursError, WaitingError
+from nimway.control.apply import ContestedError, NotOursError, WaitingError
 from nimway.control.client import (
     ForbiddenError,
     InvalidError,
@@ -18,6 +18,7 @@ REPORTED = (
     InvalidSpecError,
     NotOursError,
     WaitingError,
+    ContestedError,
     InvalidError,
     ForbiddenError,
     ServerError,
@@ -79,6 +80,8 @@ def _classified(error: Exception) -> Outcome:
     if isinstance(error, NotOursError):
         problem = Problem(Reason.OBJECT_CONFLICT, text, stalled=True)
         return Outcome(problem, recheck_s=FOREIGN_RECHECK_S)
+    if isinstance(error, ContestedError):
+        return Outcome(contested(text), recheck_s=error.wait_s)
     if isinstance(error, WaitingError):
         return Outcome(Problem(Reason.TERMINATING, text, stalled=False), error)
     if isinstance(error, ServerError):
@@ -86,6 +89,11 @@ def _classified(error: Exception) -> Outcome:
     if isinstance(error, InvalidError):
         return Outcome(Problem(Reason.INVALID_SPEC, text, stalled=True))
     return _forbidden(error, text)
+
+
+def contested(text: str) -> Problem:
+    """Return what is told as long as somebody else changes a child again and again."""
+    return Problem(Reason.CONTESTED, text, stalled=False)
 
 
 def _forbidden(error: Exception, text: str) -> Outcome:

@@ -30,7 +30,7 @@ from nimway.control.kinds import (
     Ref,
 )
 from nimway.control.plan import is_ours
-from nimway.control.problems import REPORTED, outcome_of
+from nimway.control.problems import REPORTED, contested, outcome_of
 from nimway.control.resolve import (
     NamespaceNotAllowedError,
     Owner,
@@ -191,7 +191,9 @@ class ProxyReconciler:
         context.mark_models(context.book.blind(key, self._blind(refused, rights, proxy.owner)))
         await context.applier.apply_all(workload, proxy.owner)
         await context.applier.prune(everything, proxy.owner)
-        return refusal or problem or refused_problem(refused)
+        contest = context.applier.contested(proxy.owner)
+        fight = contested(contest.text) if contest is not None else None
+        return refusal or problem or refused_problem(refused) or fight
 
     def _decide(self, key: str, proxy: ResolvedProxy) -> Decision:
         """Decide the table; reports of pods and status writes alone lead to no other."""

@@ -172,6 +172,7 @@ class Runtime:
             self._metrics,
             may_write=self._may_write,
             is_current=self._is_current,
+            clock=clock.monotonic_s,
         )
         return Context(
             settings=self._settings,

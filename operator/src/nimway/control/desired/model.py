@@ -17,6 +17,11 @@ from nimway.routes import HTTP_PORT_NAME
 
 INTENT_ANNOTATION = "nimway.dev/intent"
 TEMPLATE_ANNOTATION = "nimway.dev/template"
+"""Hash of the pod template that was rendered for the intent."""
+
+ADMITTED_ANNOTATION = "nimway.dev/admitted"
+"""Hash of what admission made of that template, where it is not the same."""
+
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 
 SCHEDULING_S = 1800
@@ -65,6 +70,7 @@ def build_deployment(model: ResolvedModel, live: Manifest | None) -> Manifest:
         annotations={
             INTENT_ANNOTATION: model.intent,
             TEMPLATE_ANNOTATION: digest,
+            **given(**{ADMITTED_ANNOTATION: admitted_digest(template, digest, live)}),
         },
     )
     return child(
@@ -114,7 +120,28 @@ def frozen_template(intent: str, live: Manifest | None, digest: str) -> Manifest
     if node is None:
         return None
     held: Manifest = fields.extract(live["spec"]["template"], node)
-    return held if content_hash(held) == annotations.get(TEMPLATE_ANNOTATION) else None
+    known = {annotations.get(TEMPLATE_ANNOTATION), annotations.get(ADMITTED_ANNOTATION)}
+    return held if content_hash(held) in known else None
+
+
+def admitted_digest(template: Manifest, digest: str, live: Manifest | None) -> str | None:
+    """Return the hash of what a webhook made of `template`, None where it left it as it was.
+
+    The API server lets the fields that a webhook changes be ours, so the next operator can tell
+    them from those that somebody changed afterwards. It is noted once for each template: a webhook
+    that writes something else each time would otherwise never let the Deployment rest.
+    """
+    if live is None:
+        return None
+    annotations = live["metadata"].get("annotations", {})
+    node = fields.node_at(fields.owned_fields(live) or {}, "spec", "template")
+    if annotations.get(TEMPLATE_ANNOTATION) != digest or node is None:
+        return None
+    known: str | None = annotations.get(ADMITTED_ANNOTATION)
+    if known is not None or fields.lost_field(template, node) is not None:
+        return known
+    admitted = content_hash(fields.extract(live["spec"]["template"], node))
+    return admitted if admitted != digest else None
 
 
 def build_service(model: ResolvedModel) -> Manifest:
