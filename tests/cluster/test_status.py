@@ -192,6 +192,37 @@ async def test_a_quota_is_told_within_two_seconds_and_lifted_without_a_hand(
 
 
 @pytest.mark.alone
+async def test_a_volume_that_nobody_makes_is_told_and_not_the_scheduler_blamed(
+    installed: Installed, api: KubeClient, models: str
+) -> None:
+    broken = {
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {"name": f"{models}-broken"},
+        "provisioner": "nobody.example.com",
+        "volumeBindingMode": "WaitForFirstConsumer",
+    }
+    installed.kubectl("apply", "-f", "-", stdin=json.dumps(broken))
+    try:
+        storage = {
+            "pvc": {"size": "1Gi", "reclaim": "Delete", "storageClassName": f"{models}-broken"}
+        }
+        installed.apply_model(models, "stored", f"org/{models}", storage=storage, **FAST)
+
+        def told() -> bool:
+            live: Any = installed.get(models, "nimmodel", "stored")
+            text = condition(live, "Ready").get("message", "")
+            return "claim stored-store, which nobody.example.com" in text
+
+        await asyncio.to_thread(eventually, told, 30, "it tells who makes no volume")
+        live = await api.get(MODEL, models, "stored")
+        assert condition(live, "Ready")["reason"] == "Progressing"
+        assert condition(live, "Stalled")["status"] == "False"
+    finally:
+        installed.kubectl("delete", "storageclass", f"{models}-broken")
+
+
+@pytest.mark.alone
 async def test_an_update_that_hangs_says_why_while_the_old_pod_serves(
     installed: Installed, api: KubeClient, models: str
 ) -> None:

@@ -7,7 +7,9 @@ from nimway.api.status import Reason
 from nimway.control.diagnosis import NOTHING_WAITS, Workload, diagnose
 from nimway.control.facts import (
     NO_DEPLOYMENT,
+    ClaimFacts,
     PodFacts,
+    claim_facts,
     deployment_facts,
     pod_facts,
 )
@@ -135,6 +137,40 @@ def test_a_pod_that_waits_for_the_gpus_of_one_that_ends_says_until_when() -> Non
     assert found.reason is Reason.PROGRESSING
     told = "pod p waits for pod old, which ends by 2025-11-24T16:10:00Z; it needs 2 nvidia.com/gpu"
     assert found.message.startswith(told)
+
+
+def test_a_volume_that_nobody_makes_is_not_the_schedulers_fault() -> None:
+    live = {
+        "metadata": {
+            "name": "llama-store",
+            "annotations": {
+                "volume.kubernetes.io/selected-node": "gpu-1",
+                "volume.kubernetes.io/storage-provisioner": "csi.example.com",
+            },
+        },
+        "spec": {"storageClassName": "fast"},
+        "status": {"phase": "Pending"},
+    }
+    claim = claim_facts(live)
+    assert claim is not None
+    waits = _pod(scheduled=False, claims=("llama-store",))
+
+    def told(*unbound: ClaimFacts) -> str:
+        return diagnose(NO_DEPLOYMENT, [waits], Workload(), NOW_S, unbound=unbound).message
+
+    assert told(claim).startswith(
+        "pod p waits for the volume of claim llama-store, which csi.example.com (StorageClass "
+        "fast) is to make on node gpu-1; "
+    )
+    assert "kubectl describe persistentvolumeclaim llama-store" in told(claim)
+    assert told(replace(claim, node="")) == "pod p waits for the scheduler"
+    assert told(replace(claim, name="another")) == "pod p waits for the scheduler"
+    assert told() == "pod p waits for the scheduler"
+    assert claim_facts({**live, "status": {"phase": "Bound"}}) is None
+    late = 'running PreBind plugin "VolumeBinding": binding volumes: context deadline exceeded'
+    given_up = _pod(scheduled=False, reason="SchedulerError", message=late)
+    found = diagnose(NO_DEPLOYMENT, [given_up], Workload(), NOW_S)
+    assert (found.reason, found.message) == (Reason.PVC_PENDING, late)
 
 
 def test_a_paused_deployment_says_how_it_goes_on() -> None:

@@ -16,6 +16,7 @@ from nimway.control.client import (
     ServerError,
 )
 from nimway.control.conditions import Verdict, render
+from nimway.control.contests import Contest
 from nimway.control.kinds import (
     CONFIG_MAP,
     DEPLOYMENT,
@@ -57,9 +58,11 @@ class Pretended:
         self.again_s: list[float] = []
         self.followed: Mapping[str, str] = {}
         self.now_s = 0.0
+        self.contest: Contest | None = None
         applier = SimpleNamespace(
             confirm=self._do_nothing,
             prune=self._do_nothing,
+            contested=lambda _: self.contest,
             apply_all=self._do_nothing,
             apply=self._apply,
         )
@@ -229,6 +232,17 @@ async def test_refused_rights_are_asked_for_behind_the_table_and_ever_more_seldo
     assert "a/x" in around.marked
     assert around.told["Reconciling"].status == "False"
     assert around.again_s == []
+
+
+async def test_who_changes_a_child_again_and_again_is_told_of_and_the_table_stands(
+    around: Pretended,
+) -> None:
+    child = Ref("Deployment", "nimway-system", "nimway-default")
+    around.contest = Contest(samples.PROXY_UID, child, "spec.replicas", writer="hpa")
+    await around.run()
+    told = around.told["Reconciling"]
+    assert (told.reason, told.message) == ("Contested", around.contest.text)
+    assert around.book.view("a/x", [KEY], 0.0).behind == ()
 
 
 async def test_what_varies_in_a_refusal_is_no_news(around: Pretended) -> None:

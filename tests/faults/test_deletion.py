@@ -181,6 +181,8 @@ async def test_a_model_created_again_at_once_gets_children_of_its_own(
     assert new["metadata"]["uid"] != old["metadata"]["uid"]
     await world.reported(MODEL, "a", "Ready/SwitchedOff", timeout_s=COLLECT_S)
     await world.routed("a")
+    selector = (await world.get(SERVICE, "a"))["spec"]["selector"]
+    assert selector["nimway.dev/owner-uid"] == new["metadata"]["uid"], "no pod of the old one"
 
     async def owned() -> bool:
         claim = await world.find(CLAIM, "a-store")

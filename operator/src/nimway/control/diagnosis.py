@@ -6,13 +6,13 @@ soonest speaks for all.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from nimway.api.status import Reason
 from nimway.control.clock import timestamp
-from nimway.control.facts import DeploymentFacts, PodFacts, late_in_s
+from nimway.control.facts import ClaimFacts, DeploymentFacts, PodFacts, late_in_s
 
 MESSAGE_CHARS_MAX = 1000
 
@@ -92,17 +92,26 @@ _SECRET = re.compile(r'secret "[^"]+" not found')
 
 
 def diagnose(
-    deployment: DeploymentFacts, pods: Iterable[PodFacts], workload: Workload, now_s: float
+    deployment: DeploymentFacts,
+    pods: Iterable[PodFacts],
+    workload: Workload,
+    now_s: float,
+    *,
+    unbound: Iterable[ClaimFacts] = (),
 ) -> Diagnosis:
-    """Say what the pods that do not serve wait for; `now_s` is in Unix seconds."""
+    """Say what the pods that do not serve wait for; `now_s` is in Unix seconds.
+
+    `unbound` are the claims that were made for them and have no volume.
+    """
     if deployment.failure:
         quota = "exceeded quota" in deployment.failure
         reason = Reason.QUOTA_EXCEEDED if quota else Reason.PODS_REFUSED
         return Diagnosis(reason, _cut(deployment.failure))
     known = list(pods)
     everyone = [pod for pod in known if not pod.ended]
+    volumeless = {claim.name: claim for claim in unbound}
     waiting = [pod for pod in everyone if not pod.deleting and not pod.ready]
-    found = [(_pod(pod, everyone, workload), pod) for pod in waiting]
+    found = [(_pod(pod, everyone, workload, volumeless), pod) for pod in waiting]
     if not found:
         return _PAUSED if deployment.paused else NOTHING_WAITS
     worst, pod = min(found, key=lambda each: (_SEVERITY.index(each[0].reason), each[1].begun_s))
@@ -124,8 +133,15 @@ def _begun(pod: PodFacts) -> int:
     return pod.begun_s
 
 
-def _pod(pod: PodFacts, everyone: list[PodFacts], workload: Workload) -> Diagnosis:
+def _pod(
+    pod: PodFacts,
+    everyone: list[PodFacts],
+    workload: Workload,
+    volumeless: Mapping[str, ClaimFacts],
+) -> Diagnosis:
     text = _cut(pod.message or pod.reason)
+    if not pod.scheduled and not pod.reason:
+        return _unplaced(pod, volumeless)
     if not pod.scheduled:
         return _unscheduled(pod, everyone, workload)
     if pod.reason in _IMAGE:
@@ -184,9 +200,25 @@ def _holder(pod: PodFacts, everyone: list[PodFacts]) -> PodFacts | None:
     return next((each for each in elsewhere if each.equipped or each.running), None)
 
 
-def _unscheduled(pod: PodFacts, everyone: list[PodFacts], workload: Workload) -> Diagnosis:
-    if not pod.reason:
+def _unplaced(pod: PodFacts, volumeless: Mapping[str, ClaimFacts]) -> Diagnosis:
+    """Say what a pod waits for of which the scheduler has said nothing.
+
+    It is silent for up to 10 minutes while a volume is made (VolumeBinding, bindTimeoutSeconds).
+    """
+    chosen = (volumeless[name] for name in pod.claims if name in volumeless)
+    claim = next((each for each in chosen if each.node), None)
+    if claim is None:
         return Diagnosis(Reason.PROGRESSING, f"pod {pod.name} waits for the scheduler")
+    maker = claim.provisioner or "its provisioner"
+    return Diagnosis(
+        Reason.PROGRESSING,
+        f"pod {pod.name} waits for the volume of claim {claim.name}, which {maker} (StorageClass "
+        f"{claim.storage_class}) is to make on node {claim.node}; if that takes minutes: "
+        f"kubectl describe persistentvolumeclaim {claim.name}",
+    )
+
+
+def _unscheduled(pod: PodFacts, everyone: list[PodFacts], workload: Workload) -> Diagnosis:
     if pod.reason == _GATED:
         gates = ", ".join(pod.gates) or pod.message
         return Diagnosis(
@@ -194,7 +226,7 @@ def _unscheduled(pod: PodFacts, everyone: list[PodFacts], workload: Workload) ->
             _cut(f"pod {pod.name} waits for whoever holds its scheduling gates: {gates}"),
         )
     said = _cut(pod.message.partition(" preemption:")[0].rstrip(". "))
-    if "persistentvolumeclaim" in said.lower():
+    if "persistentvolumeclaim" in said.lower() or "binding volumes" in said:
         return Diagnosis(Reason.PVC_PENDING, said)
     if workload.gpus and f"Insufficient {workload.gpu_resource}" in said:
         need = f"needs {workload.gpus} {workload.gpu_resource}"

@@ -73,6 +73,20 @@ class PodFacts:
     last_exit: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class ClaimFacts:
+    """A claim that has no volume yet, and who has to make one.
+
+    `node` is where the scheduler wants it, "" as long as it has not decided; `provisioner` is the
+    driver of the StorageClass, "" until the volume controller has named it.
+    """
+
+    name: str
+    storage_class: str
+    node: str
+    provisioner: str
+
+
 NO_DEPLOYMENT = DeploymentFacts(
     observed=False,
     wanted=0,
@@ -145,6 +159,19 @@ def pod_facts(live: Manifest) -> PodFacts:
         claims=claims_of(spec),
         ended=ended,
         last_exit=next(filter(None, map(_last_exit, main)), ""),
+    )
+
+
+def claim_facts(live: Manifest) -> ClaimFacts | None:
+    """Read a claim (core/v1, PersistentVolumeClaimStatus); None if it has its volume."""
+    if live.get("status", {}).get("phase") == "Bound":
+        return None
+    annotations = live["metadata"].get("annotations", {})
+    return ClaimFacts(
+        name=live["metadata"]["name"],
+        storage_class=live.get("spec", {}).get("storageClassName", ""),
+        node=annotations.get("volume.kubernetes.io/selected-node", ""),
+        provisioner=annotations.get("volume.kubernetes.io/storage-provisioner", ""),
     )
 
 

@@ -12,7 +12,7 @@ from nimway.control.context import STATUS_DELAY_S, Context
 from nimway.control.desired import names
 from nimway.control.desired.model import build_model, build_model_monitor
 from nimway.control.diagnosis import Workload, diagnose
-from nimway.control.facts import deployment_facts, pod_facts
+from nimway.control.facts import claim_facts, deployment_facts, pod_facts
 from nimway.control.kinds import (
     CLAIM,
     DEPLOYMENT,
@@ -194,14 +194,22 @@ class ModelReconciler:
     ) -> ModelFacts:
         metadata = live["metadata"]
         deployment = deployment_facts(applied.deployment)
-        pods = [pod_facts(pod) for _, pod in self._context.store.children(metadata["uid"], POD)]
+        children = list(self._context.store.children(metadata["uid"], POD, CLAIM))
+        pods = [pod_facts(each) for kind, each in children if kind == POD]
+        claims = [claim_facts(each) for kind, each in children if kind == CLAIM]
         workload = workload_of(model)
         replicas = model.replicas if model else live.get("spec", {}).get("replicas", 1)
         return ModelFacts(
             generation=metadata["generation"],
             replicas=replicas,
             deployment=deployment,
-            diagnosis=diagnose(deployment, pods, workload, self._context.wall().timestamp()),
+            diagnosis=diagnose(
+                deployment,
+                pods,
+                workload,
+                self._context.wall().timestamp(),
+                unbound=filter(None, claims),
+            ),
             routes=view,
             problem=applied.problem,
             workload=workload,

@@ -160,7 +160,8 @@ def build_service(model: ResolvedModel) -> Manifest:
         meta,
         spec={
             "type": "ClusterIP",
-            "selector": _selector(model),
+            # Pods of an earlier model of this name may still be there.
+            "selector": {**_selector(model), names.OWNER_LABEL: owner.uid},
             "ports": [
                 {
                     "name": HTTP_PORT_NAME,
