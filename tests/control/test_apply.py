@@ -18,7 +18,6 @@ from nimway.control.client import (
 from nimway.control.contests import FREE_REPAIRS
 from nimway.control.kinds import (
     CLAIM,
-    CONFIG_MAP,
     DEPLOYMENT,
     MODEL,
     PROXY,
@@ -215,58 +214,69 @@ async def test_a_name_is_waited_for_only_while_its_holder_goes() -> None:
         await applier.apply(SERVICE, _child(), OWNER)
 
 
-def _robbed(client: Recording, number: int) -> Manifest:
-    """Return the Service as it was applied last, its labels taken over by somebody else."""
+def _robbed(client: Recording, number: int, *taken: str) -> Manifest:
+    """Return the Service as it was applied last, some metadata taken over by somebody else."""
     live = copy.deepcopy(client.applied[-1])
     live["metadata"] |= {"uid": "child", "resourceVersion": str(1000 + number)}
-    owned: Manifest = {f"f:{name}": {} for name in ("annotations", "ownerReferences")}
+    kept = {"labels", "annotations", "ownerReferences"} - set(taken)
+    owned: Manifest = {f"f:{name}": {} for name in sorted(kept)}
     ours = {"manager": "nimway", "operation": "Apply", "fieldsV1": {"f:metadata": owned}}
     theirs = {"manager": "vpa", "operation": "Update", "time": "2026-11-01T00:00:00Z"}
     live["metadata"]["managedFields"] = [ours, theirs]
     return live
 
 
-async def test_who_takes_a_field_again_and_again_is_named_and_undone_ever_more_rarely() -> None:
-    client, store, now_s = Recording(), Store(), [100.0]
-    applier = _applier(client, store, now_s=now_s)
+async def _fight(applier: Applier, client: Recording, store: Store) -> None:
+    """Have somebody take the labels as often as they are put back at once."""
     await applier.apply(SERVICE, _child(), OWNER)
     for number in range(FREE_REPAIRS):
-        assert applier.contested(OWNER) is None
-        store.put(SERVICE, _robbed(client, 2 * number))
+        store.put(SERVICE, _robbed(client, 2 * number, "labels"))
         await applier.apply(SERVICE, _child(), OWNER)
         client.applied[-1]["metadata"]["resourceVersion"] = str(1001 + 2 * number)
         store.put(SERVICE, client.applied[-1])
+
+
+async def test_who_takes_a_field_again_and_again_is_named_and_undone_ever_more_rarely() -> None:
+    client, store, now_s = Recording(), Store(), [100.0]
+    applier = _applier(client, store, now_s=now_s)
+    await _fight(applier, client, store)
+    assert applier.fight(OWNER.uid) is None
     writes = len(client.applied)
-    client.found = _robbed(client, 500)
+    client.found = _robbed(client, 500, "labels")
     store.put(SERVICE, client.found)
     with pytest.raises(ContestedError, match=r"metadata\.labels is changed .* by vpa;") as raised:
         await applier.apply(SERVICE, _child(), OWNER)
     assert raised.value.wait_s == 1.0
-    assert len(client.applied) == writes
+    reads = client.reads
+    with pytest.raises(ContestedError):
+        await applier.apply(SERVICE, _child(), OWNER)
+    assert (len(client.applied), client.reads) == (writes, reads), "it is asked for once"
     now_s[0] += 1.0
     await applier.apply(SERVICE, _child(), OWNER)
     assert len(client.applied) == writes + 1
-    contest = applier.contested(OWNER)
-    assert contest is not None
-    assert contest.writer == "vpa"
-    store.put(SERVICE, _robbed(client, 600))
-    changed = _child(annotations={"a": "b"})
-    await applier.apply(SERVICE, changed, OWNER)
+    fight = applier.fight(OWNER.uid)
+    assert fight is not None
+    assert "lately by vpa;" in fight.text
+    store.put(SERVICE, _robbed(client, 600, "labels"))
+    await applier.apply(SERVICE, _child(annotations={"a": "b"}), OWNER)
     assert len(client.applied) == writes + 2, "what its user declares anew waits for nothing"
 
 
-async def test_a_routing_table_is_put_back_whatever_happens() -> None:
+async def test_what_is_contested_keeps_neither_its_siblings_nor_another_field_waiting() -> None:
     client, store = Recording(), Store()
     applier = _applier(client, store)
-    for number in range(2 * FREE_REPAIRS):
-        await applier.apply(CONFIG_MAP, _child(CONFIG_MAP), OWNER)
-        live = store.get(CONFIG_MAP, "models", "llama")
-        assert live is not None
-        gone = {**live, "metadata": {**live["metadata"], "resourceVersion": str(200 + number)}}
-        store.remove(CONFIG_MAP, gone)
-        client.uid = f"child-{number}"
-    assert len(client.applied) == 2 * FREE_REPAIRS
-    assert applier.contested(OWNER) is not None, "and told of"
+    await _fight(applier, client, store)
+    store.put(SERVICE, _robbed(client, 500, "labels"))
+    writes = len(client.applied)
+    await applier.apply_all([(SERVICE, _child()), (DEPLOYMENT, _child(DEPLOYMENT))], OWNER)
+    assert [each["kind"] for each in client.applied[writes:]] == ["Deployment"]
+    fight = applier.fight(OWNER.uid)
+    assert fight is not None
+    assert fight.again_s == 1.0
+    store.put(SERVICE, _robbed(client, 600, "labels", "ownerReferences"))
+    client.found = samples.model()  # whoever lost its owner is asked for
+    await applier.apply(SERVICE, _child(), OWNER)
+    assert len(client.applied) == writes + 2, "another field went as well"
 
 
 async def test_a_refused_childs_owner_is_told_once() -> None:

@@ -58,6 +58,34 @@ def _seen(facts: ModelFacts, kept: Verdict | None = None) -> dict[str, str]:
     }
 
 
+CRASHED = Diagnosis(Reason.CRASH_LOOP, "exit 1", stalled=True)
+
+
+@pytest.mark.parametrize(
+    ("facts", "reconciling"),
+    [
+        (_model(), "True/Contested"),
+        (_model(replicas=0, deployment=NO_DEPLOYMENT), "True/Contested"),
+        (_model(deployment=_deployment(available=0, ready=0)), "True/Contested"),
+        (_model(deployment=NO_DEPLOYMENT, diagnosis=CRASHED), "False/CrashLoop"),
+        (
+            _model(problem=Problem(Reason.QUOTA_EXCEEDED, "no", stalled=False)),
+            "True/QuotaExceeded",
+        ),
+    ],
+    ids=["serving", "switched off", "loading", "stalled", "another problem"],
+)
+def test_a_rival_is_told_of_by_reconciling_alone(facts: ModelFacts, reconciling: str) -> None:
+    before = _seen(facts)
+    seen = _seen(replace(facts, fight="spec.replicas is changed again and again"))
+    assert seen.pop("Reconciling") == reconciling
+    if reconciling == "True/Contested":
+        assert seen.pop("Stalled") == "False/Progressing"
+        del before["Stalled"]
+    del before["Reconciling"]
+    assert seen == before
+
+
 @pytest.mark.parametrize(
     ("facts", "expected"),
     [

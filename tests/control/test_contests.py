@@ -44,18 +44,56 @@ def test_a_few_edits_are_no_contest() -> None:
         contest = contests.at(OWNER, CHILD, FIELD, now_s)
         assert contest.wait_s(DECLARED, now_s) == 0
         contests.repaired(contest, DECLARED, now_s)
-    assert contests.open_for(OWNER, FREE_REPAIRS) is None
+    assert contests.fight(OWNER, FREE_REPAIRS) is None
 
 
-def test_it_is_told_until_nobody_changed_the_field_for_long() -> None:
+def test_it_is_told_until_nothing_had_to_be_put_back_for_long() -> None:
     contests = Contests()
     last_s = _fight(contests, 0.0, 10.0)[-1]
-    found = contests.open_for(OWNER, last_s + CALM_S - 1)
+    found = contests.fight(OWNER, last_s + 1)
     assert found is not None
     assert found.text.startswith("Deployment models/llama: spec.replicas is changed again and")
-    assert contests.open_for("another", last_s) is None
-    assert contests.open_for(OWNER, last_s + CALM_S) is None
+    assert found.again_s == CALM_S - 1, "then it is over"
+    assert contests.fight("another", last_s) is None
+    assert contests.fight(OWNER, last_s + CALM_S) is None
     assert contests.at(OWNER, CHILD, FIELD, last_s + CALM_S).repairs == 0
+
+
+def test_who_waits_is_looked_at_when_it_is_due() -> None:
+    contests = Contests()
+    now_s = _fight(contests, 0.0, 10.0)[-1]
+    contest = contests.at(OWNER, CHILD, FIELD, now_s)
+    contests.wait(contest, now_s + 8.0)
+    found = contests.fight(OWNER, now_s + 2.0)
+    assert found is not None
+    assert found.again_s == 6.0
+    later = contests.fight(OWNER, now_s + 8.0)
+    assert later is not None
+    assert later.again_s == CALM_S - 8.0, "somebody else put it back"
+
+
+def test_of_several_the_same_one_is_told_whichever_was_last() -> None:
+    contests, other = Contests(), Ref("Service", "models", "llama")
+    for blow in range(3 * FREE_REPAIRS):
+        ref = (CHILD, other)[blow % 2]
+        contests.repaired(contests.at(OWNER, ref, FIELD, blow), DECLARED, blow)
+    told = contests.fight(OWNER, blow)
+    contests.repaired(contests.at(OWNER, CHILD, FIELD, blow), DECLARED, blow)
+    again = contests.fight(OWNER, blow)
+    assert told is not None
+    assert again is not None
+    assert told.text == again.text
+
+
+def test_what_all_traffic_goes_by_never_waits_and_is_told() -> None:
+    contests, table = Contests(), Ref("ConfigMap", "models", "routes")
+    for _ in range(2 * FREE_REPAIRS):
+        contest = contests.at(OWNER, table, "data", 1.0)
+        assert contest.wait_s(DECLARED, 1.0) == 0
+        contests.repaired(contest, DECLARED, 1.0)
+    found = contests.fight(OWNER, 1.0)
+    assert found is not None
+    assert "Nimway undoes that each time: " in found.text
 
 
 def test_a_slow_rival_is_told_of_as_well() -> None:
@@ -63,7 +101,7 @@ def test_a_slow_rival_is_told_of_as_well() -> None:
     for blow in range(2 * FREE_REPAIRS):
         contest = contests.at(OWNER, CHILD, FIELD, blow * period_s)
         contests.repaired(contest, DECLARED, blow * period_s)
-    assert contests.open_for(OWNER, blow * period_s) is not None
+    assert contests.fight(OWNER, blow * period_s) is not None
 
 
 def test_other_fields_other_manifests_and_other_owners_do_not_wait() -> None:
@@ -78,9 +116,9 @@ def test_other_fields_other_manifests_and_other_owners_do_not_wait() -> None:
 def test_what_we_delete_ourselves_is_nobodys_blow() -> None:
     contests = Contests()
     now_s = _fight(contests, 0.0, 10.0, WHOLE)[-1]
-    assert contests.open_for(OWNER, now_s) is not None
+    assert contests.fight(OWNER, now_s) is not None
     contests.forget(CHILD, WHOLE)
-    assert contests.open_for(OWNER, now_s) is None
+    assert contests.fight(OWNER, now_s) is None
     assert contests.at(OWNER, CHILD, WHOLE, now_s).wait_s(DECLARED, now_s) == 0
 
 

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from nimway.control.fields import extract, last_writer, lost_field, node_at, owned_fields
+from nimway.control.fields import extract, last_writer, lost_fields, node_at, owned_fields
 from nimway.control.kinds import CLAIM, DEPLOYMENT, MODEL, Ref
 from nimway.control.plan import APPLIED_ANNOTATION, Action, plan, seal
 from nimway.control.resolve import Owner
@@ -70,7 +70,7 @@ def _live(**metadata: Any) -> dict[str, Any]:
 
 
 def test_nothing_is_lost_while_our_entry_covers_all_we_set() -> None:
-    assert lost_field(seal(DESIRED), FIELDS) is None
+    assert lost_fields(seal(DESIRED), FIELDS) == []
 
 
 def _without(path: str, node: dict[str, Any]) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def _without(path: str, node: dict[str, Any]) -> dict[str, Any]:
     ],
 )
 def test_a_field_that_someone_took_is_named(taken: str, lost: str) -> None:
-    assert lost_field(seal(DESIRED), _without(taken, FIELDS)) == lost
+    assert lost_fields(seal(DESIRED), _without(taken, FIELDS)) == [lost]
 
 
 def test_what_others_added_is_not_ours_to_extract() -> None:
@@ -132,35 +132,37 @@ def test_the_last_writer_is_who_changed_more_than_the_status() -> None:
 
     entries = [
         entry("kubectl-edit", 1),
-        entry("vpa", 2),
-        entry("nimway", 3),
+        entry("nimway", 2),
+        entry("vpa", 3),
         entry("kube-controller-manager", 4, subresource="status"),
     ]
     assert last_writer({"metadata": {"managedFields": entries}}) == "vpa"
+    del entries[2]
+    assert last_writer({"metadata": {"managedFields": entries}}) == "", "it was before us"
     assert last_writer({"metadata": {}}) == ""
 
 
 @pytest.mark.parametrize(
-    ("metadata", "field"),
+    ("metadata", "fields"),
     [
-        ({"managedFields": []}, "metadata.managedFields"),
-        ({"annotations": {}}, None),
-        ({"annotations": {APPLIED_ANNOTATION: "older"}}, None),
+        ({"managedFields": []}, ("metadata.managedFields",)),
+        ({"annotations": {}}, ()),
+        ({"annotations": {APPLIED_ANNOTATION: "older"}}, ()),
     ],
     ids=["nothing is ours any more", "a kept claim of before", "an older manifest"],
 )
 def test_what_somebody_else_did_is_told_from_what_is_declared_anew(
-    metadata: dict[str, Any], field: str | None
+    metadata: dict[str, Any], fields: tuple[str, ...]
 ) -> None:
     found = plan(DEPLOYMENT, seal(DESIRED), _live(**metadata), OWNER)
-    assert (found.action, found.field) == (Action.APPLY, field)
+    assert (found.action, found.fields) == (Action.APPLY, fields)
 
 
 def test_who_takes_our_note_of_what_was_applied_does_not_look_like_a_declaration() -> None:
     taken = _without("f:metadata/f:annotations", FIELDS)
     entry = {"manager": "nimway", "operation": "Apply", "fieldsV1": taken}
     found = plan(DEPLOYMENT, seal(DESIRED), _live(annotations={}, managedFields=[entry]), OWNER)
-    assert (found.action, found.field) == (Action.APPLY, "metadata.annotations")
+    assert (found.action, found.fields) == (Action.APPLY, ("metadata.annotations",))
 
 
 def test_a_child_as_declared_is_not_written() -> None:

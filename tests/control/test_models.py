@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from nimway.control.apply import ContestedError
 from nimway.control.book import RouteBook
 from nimway.control.client import ForbiddenError, ServerError
 from nimway.control.conditions import Verdict, render
-from nimway.control.contests import Contest
+from nimway.control.contests import Fight
 from nimway.control.kinds import CLAIM, DEPLOYMENT, MODEL, POD, SERVICE, Kind, Manifest, Ref
 from nimway.control.models import BEHIND_S, ModelReconciler
 from nimway.control.routing import Candidate, candidate, decide
@@ -40,13 +39,13 @@ class Pretended:
         self.refused: Kind | None = None
         self.now = NOW
         self.now_s = 0.0
-        self.contest: Contest | None = None
+        self.fight: Fight | None = None
         self.book = RouteBook()
         self.proxies: list[str] = []
         nothing = SimpleNamespace(
             confirm=self._do_nothing,
             prune=self._do_nothing,
-            contested=lambda _: self.contest,
+            fight=lambda _: self.fight,
             apply_all=self._apply,
             apply=self._apply_one,
         )
@@ -204,19 +203,15 @@ async def test_a_webhook_that_fails_while_the_model_serves_is_told_once_and_leav
         assert around.told["Reconciling"].message == 'failed calling webhook "a": :40000'
 
 
-async def test_who_changes_a_child_again_and_again_is_told_of_and_the_model_stays_ready(
+async def test_who_changes_a_child_again_and_again_is_told_of_and_nothing_else_changes(
     around: Pretended,
 ) -> None:
     around.add(DEPLOYMENT, spec={"replicas": 1}, status={"availableReplicas": 1})
-    child = Ref("Deployment", "models", "llama")
-    around.contest = Contest(samples.MODEL_UID, child, "spec.replicas", writer="hpa")
+    around.fight = Fight("spec.replicas is changed again and again", 8.0)
     await around.reconciler.reconcile(REF)
     assert around.told["Ready"].status == "True"
     told = around.told["Reconciling"]
-    assert (told.status, told.reason, told.message) == ("True", "Contested", around.contest.text)
-    around.error = ContestedError(around.contest.text, 8.0)
-    await around.reconciler.reconcile(REF)
-    assert around.told["Reconciling"] == told
+    assert (told.status, told.reason, told.message) == ("True", "Contested", around.fight.text)
     assert around.marks == [8.0], "it is put back then"
 
 

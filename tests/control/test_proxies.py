@@ -16,7 +16,7 @@ from nimway.control.client import (
     ServerError,
 )
 from nimway.control.conditions import Verdict, render
-from nimway.control.contests import Contest
+from nimway.control.contests import Fight
 from nimway.control.kinds import (
     CONFIG_MAP,
     DEPLOYMENT,
@@ -58,11 +58,11 @@ class Pretended:
         self.again_s: list[float] = []
         self.followed: Mapping[str, str] = {}
         self.now_s = 0.0
-        self.contest: Contest | None = None
+        self.fight: Fight | None = None
         applier = SimpleNamespace(
             confirm=self._do_nothing,
             prune=self._do_nothing,
-            contested=lambda _: self.contest,
+            fight=lambda _: self.fight,
             apply_all=self._do_nothing,
             apply=self._apply,
         )
@@ -237,11 +237,12 @@ async def test_refused_rights_are_asked_for_behind_the_table_and_ever_more_seldo
 async def test_who_changes_a_child_again_and_again_is_told_of_and_the_table_stands(
     around: Pretended,
 ) -> None:
-    child = Ref("Deployment", "nimway-system", "nimway-default")
-    around.contest = Contest(samples.PROXY_UID, child, "spec.replicas", writer="hpa")
+    around.fight = Fight("spec.replicas is changed again and again", 8.0)
     await around.run()
     told = around.told["Reconciling"]
-    assert (told.reason, told.message) == ("Contested", around.contest.text)
+    assert (told.reason, told.message) == ("Contested", around.fight.text)
+    assert around.told["Ready"].status == "True"
+    assert 8.0 in around.again_s
     assert around.book.view("a/x", [KEY], 0.0).behind == ()
 
 

@@ -68,7 +68,7 @@ async def test_a_rival_is_named_and_fought_ever_more_rarely(world: World) -> Non
         live = await world.reported(MODEL, "llama", "Reconciling/Contested")
         told = condition(live, "Reconciling")["message"]
         assert f"spec.{field} is changed again and again, lately by rival" in told
-        assert condition(live, "Stalled")["status"] == "False"
+        assert condition(live, "Ready")["reason"] == "SwitchedOff", "nothing else is told anew"
         assert len(blows) >= FREE_REPAIRS
         until_s, before = time.monotonic() + 4.0, len(blows)
         while time.monotonic() < until_s:

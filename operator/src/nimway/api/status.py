@@ -182,9 +182,10 @@ REASON_HELP: Final[Mapping[Reason, tuple[str, str]]] = MappingProxyType(
         ),
         Reason.CONTESTED: (
             "Somebody else changes or deletes one of its objects again and again. Nimway undoes "
-            "that at once at first, then ever more rarely.",
-            "The message names the field and who writes it: stop that, or declare what it wants. "
-            "An autoscaler belongs on the NIMModel. It ends 10 minutes after the last change.",
+            "that at once at first, then ever more rarely; routing tables each time.",
+            "The message names the field and, where Kubernetes knows, who writes it: stop that, or "
+            "declare what it wants. An autoscaler belongs on the NIMModel. It is told until "
+            "nothing had to be undone for 10 minutes.",
         ),
         Reason.INVALID_SPEC: (
             "The spec passed admission and still cannot work; the message names the field.",

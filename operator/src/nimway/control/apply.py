@@ -17,23 +17,11 @@ from nimway.control.client import (
     NamespaceTerminatingError,
     NotFoundError,
 )
-from nimway.control.contests import WHOLE, Contest, Contests
+from nimway.control.contests import FREE_REPAIRS, WHOLE, Contest, Contests, Fight
 from nimway.control.election import LeadershipLostError
 from nimway.control.facts import claims_of
 from nimway.control.fields import last_writer
-from nimway.control.kinds import (
-    BY_KIND,
-    CLAIM,
-    CONFIG_MAP,
-    DEPLOYMENT,
-    POD,
-    ROLE_BINDING,
-    SERVICE,
-    SERVICE_ACCOUNT,
-    Kind,
-    Manifest,
-    Ref,
-)
+from nimway.control.kinds import BY_KIND, CLAIM, DEPLOYMENT, POD, SERVICE, Kind, Manifest, Ref
 from nimway.control.metrics import Metrics
 from nimway.control.plan import APPLIED_ANNOTATION, Action, Plan, controller_uid, plan, seal
 from nimway.control.resolve import Owner
@@ -45,10 +33,6 @@ written by its controller all the time, and a conflict costs less than the queue
 
 _RESET = {SERVICE: ("spec", "ports"), DEPLOYMENT: ("spec", "template", "spec")}
 """Where others' items of a list can make the API server refuse ours."""
-
-_VITAL = frozenset({CONFIG_MAP, ROLE_BINDING, SERVICE_ACCOUNT})
-"""Put back without a wait: all traffic goes by the tables and the right to read them, and a proxy's
-reconciles are spaced already."""
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +57,7 @@ class OwnerGoneError(Exception):
     """The owner does not exist any more, and the store did not know."""
 
 
-_REFUSED = (InvalidError, ForbiddenError, NotOursError, WaitingError, ContestedError)
+_REFUSED = (InvalidError, ForbiddenError, NotOursError, WaitingError)
 """What says something of one child alone."""
 
 
@@ -183,7 +167,7 @@ class Applier:
 
         Only a Deployment does not come to mount a claim that was refused before it: what has the
         claim's name may be somebody else's. One whose pods mount it already goes on: it has to be
-        scaled down for a claim that waits for its pods.
+        scaled down for a claim that waits for its pods. What is contested comes later: see `fight`.
 
         Raises:
             Exception: what `apply` raised first, after all were tried.
@@ -201,8 +185,12 @@ class Applier:
                 raise  # it concerns them all
             except _REFUSED as error:
                 refusals.append(error)
-                if kind == CLAIM:
-                    lacking.add(manifest["metadata"]["name"])
+            except ContestedError:
+                pass
+            else:
+                continue
+            if kind == CLAIM:
+                lacking.add(manifest["metadata"]["name"])
         if refusals:
             raise refusals[0]
 
@@ -250,9 +238,9 @@ class Applier:
         self._metrics.writes.labels(kind.kind, "delete").inc()
         self._contests.forget(ref_of(kind, live), WHOLE)
 
-    def contested(self, owner: Owner) -> Contest | None:
-        """Return which field of an owner's child somebody else changes again and again."""
-        return self._contests.open_for(owner.uid, self._clock())
+    def fight(self, owner: str) -> Fight | None:
+        """Say what somebody else changes again and again of the owner with this uid."""
+        return self._contests.fight(owner, self._clock())
 
     def _check(self, kind: Kind) -> None:
         if not self._may_write():
@@ -270,31 +258,39 @@ class Applier:
             digest = sealed["metadata"]["annotations"][APPLIED_ANNOTATION]
             self._store.settle(ref_of(kind, live), live["metadata"]["resourceVersion"], digest)
             return live
-        field = step.field
+        taken = step.fields
         if live is None and self._store.was_lost(ref_of(kind, sealed), owner.uid):
-            field = WHOLE
-        if field is None:
+            taken = (WHOLE,)
+        if not taken:
             return await self._write(kind, sealed, live, step)
         # Somebody else's doing is undone, ever more rarely if it is done again and again.
-        contest = self._contests.at(owner.uid, ref_of(kind, sealed), field, self._clock())
+        ref, now_s = ref_of(kind, sealed), self._clock()
         digest = sealed["metadata"]["annotations"][APPLIED_ANNOTATION]
-        wait_s = contest.wait_s(digest, self._clock())
-        if wait_s > 0:
-            await self._open(contest, kind)
-            if kind not in _VITAL:
-                raise ContestedError(contest.text, wait_s)
+        contests = [self._contests.at(owner.uid, ref, field, now_s) for field in taken]
+        await self._name_writers(kind, contests)
+        waits = [each.wait_s(digest, now_s) for each in contests]
+        if min(waits) > 0:
+            for each, wait_s in zip(contests, waits, strict=True):
+                self._contests.wait(each, now_s + wait_s)
+            raise ContestedError(contests[0].text, min(waits))
         answer = await self._write(kind, sealed, live, step)
-        self._contests.repaired(contest, digest, self._clock())
+        for each in contests:
+            self._contests.repaired(each, digest, self._clock())
         return answer
 
-    async def _open(self, contest: Contest, kind: Kind) -> None:
-        """Find out who it is, before the child is put back and that is lost."""
-        self._contests.open(contest)
-        ref = contest.ref
-        if contest.writer or contest.field == WHOLE:
+    async def _name_writers(self, kind: Kind, contests: list[Contest]) -> None:
+        """Find out who took fields again and again, before they are put back and that is lost."""
+        unknown = [
+            each
+            for each in contests
+            if each.repairs >= FREE_REPAIRS and each.asked != each.repairs and each.field != WHOLE
+        ]
+        if not unknown:
             return
-        live = await self._read(kind, ref.namespace, ref.name)
-        contest.writer = last_writer(live) if live is not None else ""
+        live = await self._read(kind, unknown[0].ref.namespace, unknown[0].ref.name)
+        for each in unknown:
+            each.asked = each.repairs
+            each.writer = (last_writer(live) if live is not None else "") or each.writer
 
     def _plan(self, kind: Kind, sealed: Manifest, live: Manifest | None, owner: Owner) -> Plan:
         holder = controller_uid(live) if live is not None else None

@@ -77,7 +77,7 @@ class TableView:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """All that a model's conditions depend on."""
+    """All that a model's conditions depend on; `fight` says what somebody else keeps changing."""
 
     generation: int
     replicas: int
@@ -87,11 +87,12 @@ class ModelFacts:
     problem: Problem | None = None
     workload: Workload = NO_WORKLOAD
     autoscaled: Autoscaled | None = None
+    fight: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ProxyFacts:
-    """All that a proxy's conditions depend on."""
+    """All that a proxy's conditions depend on; `fight` says what somebody else keeps changing."""
 
     generation: int
     replicas: int
@@ -100,6 +101,7 @@ class ProxyFacts:
     deployment: DeploymentFacts
     diagnosis: Diagnosis
     problem: Problem | None = None
+    fight: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +320,8 @@ def _progress(
     late: Verdict | None = None,
 ) -> dict[str, Verdict]:
     deployment, problem = facts.deployment, facts.problem
+    if problem is None and facts.fight:
+        problem = Problem(Reason.CONTESTED, facts.fight, stalled=False)
     settled = Verdict("False", Reason.SETTLED, "as declared")
     if stalled is not None:
         halted = Verdict("False", stalled.reason, stalled.message)

@@ -9,7 +9,7 @@ changed. Pure: time comes in, as seconds of a monotonic clock.
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from nimway.control.kinds import Ref
+from nimway.control.kinds import CONFIG_MAP, ROLE_BINDING, SERVICE_ACCOUNT, Ref
 
 FREE_REPAIRS = 10
 """So often a field is put back at once; a person gives up earlier, a controller never does."""
@@ -21,13 +21,17 @@ WAIT_MAX_S = 300.0
 _DOUBLINGS_MAX = 16
 
 CALM_S = 2 * WAIT_MAX_S
-"""A field that was left alone for so long is not contested any more."""
+"""A field that was not put back for so long is not contested any more."""
 
 CONTESTS_MAX = 10_000
 """So many fields are remembered; of more the one that was put back longest ago is forgotten."""
 
 WHOLE = ""
 """In the place of a field: the child was deleted."""
+
+_VITAL = frozenset({CONFIG_MAP.kind, ROLE_BINDING.kind, SERVICE_ACCOUNT.kind})
+"""Put back without a wait: all traffic goes by the tables and the right to read them, and a proxy's
+reconciles are spaced already."""
 
 _HINTS = {
     "spec.replicas": (
@@ -42,6 +46,8 @@ class Contest:
     """One field of one child, put back for the owner with this uid.
 
     `declared` is the hash of the manifest that was last put back: another one waits for nothing.
+    `due_s` is when it is put back again, as long as it waits. `asked` is for which repair the
+    `writer` was looked for.
     """
 
     owner: str
@@ -50,11 +56,18 @@ class Contest:
     repairs: int = 0
     last_s: float = 0.0
     declared: str = ""
+    due_s: float = 0.0
     writer: str = ""
+    asked: int = -1
+
+    @property
+    def is_vital(self) -> bool:
+        """Whether it is put back without a wait."""
+        return self.ref.kind in _VITAL
 
     def wait_s(self, declared: str, now_s: float) -> float:
         """Return how long the field has to wait before it is put back."""
-        if self.repairs < FREE_REPAIRS or declared != self.declared:
+        if self.is_vital or self.repairs < FREE_REPAIRS or declared != self.declared:
             return 0.0
         doubled = WAIT_FIRST_S * 2.0 ** min(self.repairs - FREE_REPAIRS, _DOUBLINGS_MAX)
         return max(0.0, self.last_s + min(doubled, WAIT_MAX_S) - now_s)
@@ -64,14 +77,23 @@ class Contest:
         """What the owner's user is told; the same words as long as it lasts."""
         done = f"{self.field} is changed" if self.field != WHOLE else "it is deleted"
         by = f", lately by {self.writer}" if self.writer else ""
+        pace = f"ever more rarely, at last every {WAIT_MAX_S / 60:.0f} minutes"
         return (
-            f"{self.ref}: {done} again and again{by}; Nimway undoes that ever more rarely, "
-            f"at last every {WAIT_MAX_S / 60:.0f} minutes: {_HINTS.get(self.field, _HINT)}"
+            f"{self.ref}: {done} again and again{by}; Nimway undoes that "
+            f"{'each time' if self.is_vital else pace}: {_HINTS.get(self.field, _HINT)}"
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Fight:
+    """What the user of an owner is told, and after how long to look at the owner again."""
+
+    text: str
+    again_s: float
+
+
 class Contests:
-    """The fields that were put back lately, and those of them that had to wait."""
+    """The fields that were put back lately, and those of them whose owner's user is told."""
 
     def __init__(self) -> None:
         self._found: OrderedDict[tuple[Ref, str], Contest] = OrderedDict()
@@ -85,45 +107,51 @@ class Contests:
             return Contest(owner, ref, field)
         return found
 
+    def wait(self, contest: Contest, due_s: float) -> None:
+        """Note that a field is not put back before `due_s`."""
+        contest.due_s = due_s
+        self._tell(contest)
+
     def repaired(self, contest: Contest, declared: str, now_s: float) -> None:
         """Note that a field was put back."""
-        self._drop((contest.ref, contest.field))
+        self.forget(contest.ref, contest.field)
         contest.repairs += 1
-        contest.last_s, contest.declared = now_s, declared
+        contest.last_s, contest.declared, contest.due_s = now_s, declared, 0.0
         self._found[contest.ref, contest.field] = contest
         if contest.repairs > FREE_REPAIRS:
-            self.open(contest)
+            self._tell(contest)
         if len(self._found) > CONTESTS_MAX:
-            self._drop(next(iter(self._found)))
-
-    def open(self, contest: Contest) -> None:
-        """Have the owner's user told of it from now on."""
-        self._open.setdefault(contest.owner, {})[contest.ref, contest.field] = contest
+            self.forget(*next(iter(self._found)))
 
     def forget(self, ref: Ref, field: str) -> None:
-        """Note that what happens to a field next is our own doing."""
-        self._drop((ref, field))
+        """Forget a field: what happens to it next is our own doing."""
+        dropped = self._found.pop((ref, field), None)
+        told = self._open.get(dropped.owner) if dropped is not None else None
+        if dropped is not None and told is not None:
+            told.pop((ref, field), None)
+            if not told:
+                del self._open[dropped.owner]
 
-    def open_for(self, owner: str, now_s: float) -> Contest | None:
-        """Return what the user of the owner with this uid is told of, None if there is nothing.
+    def fight(self, owner: str, now_s: float) -> Fight | None:
+        """Return what is told of the owner with this uid, None if there is nothing.
 
-        It is over once nobody has changed the field for `CALM_S`.
+        It is over once nothing had to be put back for `CALM_S`.
         """
         self._forget_calm(now_s)
-        found = self._open.get(owner)
-        return next(iter(found.values())) if found else None
+        told = self._open.get(owner)
+        if not told:
+            return None
+        ends = (
+            each.due_s if each.due_s > now_s else each.last_s + CALM_S for each in told.values()
+        )
+        return Fight(told[min(told)].text, min(ends) - now_s)
+
+    def _tell(self, contest: Contest) -> None:
+        self._open.setdefault(contest.owner, {})[contest.ref, contest.field] = contest
 
     def _forget_calm(self, now_s: float) -> None:
         while self._found:
             key, oldest = next(iter(self._found.items()))
             if oldest.last_s + CALM_S > now_s:
                 return
-            self._drop(key)
-
-    def _drop(self, key: tuple[Ref, str]) -> None:
-        dropped = self._found.pop(key, None)
-        found = self._open.get(dropped.owner) if dropped is not None else None
-        if dropped is not None and found is not None:
-            found.pop(key, None)
-            if not found:
-                del self._open[dropped.owner]
+            self.forget(*key)

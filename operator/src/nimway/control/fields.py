@@ -31,20 +31,32 @@ def owned_fields(live: Manifest) -> dict[str, Any] | None:
 
 
 def last_writer(live: Manifest) -> str:
-    """Return the manager, not us, that last changed more than the status, "" if there is none.
+    """Return the manager that last changed more than the status after us, "" if none shows.
 
-    `live` has all its managedFields.
+    `live` has all its managedFields. Who only takes fields away leaves no entry.
     """
+    entries = live["metadata"].get("managedFields", ())
+    ours_at = max(
+        (_time(each) for each in entries if each.get("manager") == FIELD_MANAGER), default=""
+    )
     found = [
-        (entry.get("time", ""), entry.get("manager", ""))
-        for entry in live["metadata"].get("managedFields", ())
-        if entry.get("manager") != FIELD_MANAGER and entry.get("subresource") != "status"
+        (_time(each), each.get("manager", ""))
+        for each in entries
+        if each.get("manager") != FIELD_MANAGER
+        and each.get("subresource") != "status"
+        and _time(each) >= ours_at
     ]
     return max(found, default=("", ""))[1]
 
 
-def lost_field(desired: Manifest, fields: dict[str, Any]) -> str | None:
-    """Return the path of the first field of `desired` that is no longer ours, None if all are."""
+def _time(entry: Manifest) -> str:
+    """Return an entry's time as text, which orders as the time does (RFC 3339, UTC, seconds)."""
+    return str(entry.get("time", ""))
+
+
+def lost_fields(desired: Manifest, fields: dict[str, Any]) -> list[str]:
+    """Return the paths of what of `desired` is no longer ours, in its order."""
+    found: list[str] = []
     for key, value in desired.items():
         if key in {"apiVersion", "kind"}:
             continue
@@ -55,11 +67,10 @@ def lost_field(desired: Manifest, fields: dict[str, Any]) -> str | None:
                 continue
         node = fields.get(f"f:{key}")
         if node is None:
-            return key
-        lost = _lost(part, node, key)
-        if lost is not None:
-            return lost
-    return None
+            found.append(key)
+        else:
+            _lose(part, node, key, found)
+    return found
 
 
 def extract(live: Any, fields: dict[str, Any]) -> Any:
@@ -93,22 +104,23 @@ def node_at(fields: dict[str, Any], *path: str) -> dict[str, Any] | None:
     return node
 
 
-def _lost(value: Any, node: dict[str, Any], path: str) -> str | None:
+def _lose(value: Any, node: dict[str, Any], path: str, found: list[str]) -> None:
     if not node:
-        return None  # a leaf, or a list or map that is owned as a whole
+        return  # a leaf, or a list or map that is owned as a whole
     if isinstance(value, dict):
         for key, item in value.items():
             below = node.get(f"f:{key}")
-            lost = f"{path}.{key}" if below is None else _lost(item, below, f"{path}.{key}")
-            if lost is not None:
-                return lost
+            if below is None:
+                found.append(f"{path}.{key}")
+            elif below:
+                _lose(item, below, f"{path}.{key}", found)
     elif isinstance(value, list):
         for index, item in enumerate(value):
             below = _item_node(item, node)
-            lost = f"{path}[{index}]" if below is None else _lost(item, below, f"{path}[{index}]")
-            if lost is not None:
-                return lost
-    return None
+            if below is None:
+                found.append(f"{path}[{index}]")
+            elif below:
+                _lose(item, below, f"{path}[{index}]", found)
 
 
 @functools.lru_cache(maxsize=4096)

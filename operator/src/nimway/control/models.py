@@ -23,7 +23,7 @@ from nimway.control.kinds import (
     Manifest,
     Ref,
 )
-from nimway.control.problems import REPORTED, contested, outcome_of
+from nimway.control.problems import REPORTED, outcome_of
 from nimway.control.resolve import ResolvedModel, resolve_model
 from nimway.control.routing import Candidate, candidate
 from nimway.control.scaling import Autoscaler
@@ -80,8 +80,6 @@ class ModelReconciler:
         try:
             model = resolve_model(live)
             applied = await self._apply(model)
-            if contest := self._context.applier.contested(model.owner):
-                applied = replace(applied, problem=contested(contest.text))
         except OwnerGoneError:
             self._context.mark_proxies()
             return
@@ -99,6 +97,8 @@ class ModelReconciler:
         self._autoscaler.changed(live)
         if applied.recheck_s is not None:
             self._context.workers.mark(ref, delay_s=applied.recheck_s)
+        if fight := self._context.applier.fight(live["metadata"]["uid"]):
+            self._context.workers.mark(ref, delay_s=fight.again_s)
         if applied.retry is not None:
             raise applied.retry
 
@@ -122,11 +122,13 @@ class ModelReconciler:
             while children[0][0] != DEPLOYMENT:
                 await context.applier.apply(*children.pop(0), owner)
             return Applied(await context.applier.apply(*children[0], owner), unfinished_s=0.0)
-        is_new = not context.store.get(SERVICE, owner.namespace, names.slug(owner.name))
+        service = Ref(SERVICE.kind, owner.namespace, names.slug(owner.name))
+        lacked = service not in context.store
         await context.applier.apply_all(children, owner)
         await context.applier.prune(children, owner)
         deployment = context.store.get(DEPLOYMENT, owner.namespace, names.slug(owner.name))
         # The pods' first news is a moment away: one status instead of two.
+        is_new = lacked and service in context.store
         return Applied(deployment, unfinished_s=STATUS_DELAY_S if is_new else None)
 
     async def _report(self, live: Manifest, model: ResolvedModel | None, applied: Applied) -> None:
@@ -197,6 +199,7 @@ class ModelReconciler:
         children = list(self._context.store.children(metadata["uid"], POD, CLAIM))
         pods = [pod_facts(each) for kind, each in children if kind == POD]
         claims = [claim_facts(each) for kind, each in children if kind == CLAIM]
+        fight = self._context.applier.fight(metadata["uid"])
         workload = workload_of(model)
         replicas = model.replicas if model else live.get("spec", {}).get("replicas", 1)
         return ModelFacts(
@@ -214,6 +217,7 @@ class ModelReconciler:
             problem=applied.problem,
             workload=workload,
             autoscaled=self._autoscaler.view(live, replicas, deployment),
+            fight=fight.text if fight is not None else "",
         )
 
 

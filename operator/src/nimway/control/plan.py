@@ -35,11 +35,11 @@ class Action(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """An action and, in words, why; `field` is what somebody else changed, "" if all of it."""
+    """An action and, in words, why; `fields` are those that somebody else changed."""
 
     action: Action
     reason: str
-    field: str | None = None
+    fields: tuple[str, ...] = ()
 
 
 def seal(desired: Manifest) -> Manifest:
@@ -68,13 +68,12 @@ def plan(
     ours = fields.owned_fields(live)
     if metadata.get("annotations", {}).get(APPLIED_ANNOTATION) != wanted:
         note = {"metadata": {"annotations": {APPLIED_ANNOTATION: wanted}}}
-        if ours is None or fields.lost_field(note, ours) is None:
+        if ours is None or not fields.lost_fields(note, ours):
             return Plan(Action.APPLY, "the declared state changed")
     if ours is None:
-        return Plan(Action.APPLY, "our field ownership is gone", "metadata.managedFields")
-    lost = fields.lost_field(sealed, ours)
-    if lost is not None:
-        return Plan(Action.APPLY, f"{lost} was changed by someone else", lost)
+        return Plan(Action.APPLY, "our field ownership is gone", ("metadata.managedFields",))
+    if lost := fields.lost_fields(sealed, ours):
+        return Plan(Action.APPLY, f"{lost[0]} was changed by someone else", tuple(lost))
     return Plan(Action.NONE, "it is as declared")
 
 

@@ -81,7 +81,8 @@ def _classified(error: Exception) -> Outcome:
         problem = Problem(Reason.OBJECT_CONFLICT, text, stalled=True)
         return Outcome(problem, recheck_s=FOREIGN_RECHECK_S)
     if isinstance(error, ContestedError):
-        return Outcome(contested(text), recheck_s=error.wait_s)
+        problem = Problem(Reason.CONTESTED, text, stalled=False)
+        return Outcome(problem, recheck_s=error.wait_s)
     if isinstance(error, WaitingError):
         return Outcome(Problem(Reason.TERMINATING, text, stalled=False), error)
     if isinstance(error, ServerError):
@@ -89,11 +90,6 @@ def _classified(error: Exception) -> Outcome:
     if isinstance(error, InvalidError):
         return Outcome(Problem(Reason.INVALID_SPEC, text, stalled=True))
     return _forbidden(error, text)
-
-
-def contested(text: str) -> Problem:
-    """Return what is told as long as somebody else changes a child again and again."""
-    return Problem(Reason.CONTESTED, text, stalled=False)
 
 
 def _forbidden(error: Exception, text: str) -> Outcome:

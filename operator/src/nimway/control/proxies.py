@@ -30,7 +30,7 @@ from nimway.control.kinds import (
     Ref,
 )
 from nimway.control.plan import is_ours
-from nimway.control.problems import REPORTED, contested, outcome_of
+from nimway.control.problems import REPORTED, outcome_of
 from nimway.control.resolve import (
     NamespaceNotAllowedError,
     Owner,
@@ -191,9 +191,7 @@ class ProxyReconciler:
         context.mark_models(context.book.blind(key, self._blind(refused, rights, proxy.owner)))
         await context.applier.apply_all(workload, proxy.owner)
         await context.applier.prune(everything, proxy.owner)
-        contest = context.applier.contested(proxy.owner)
-        fight = contested(contest.text) if contest is not None else None
-        return refusal or problem or refused_problem(refused) or fight
+        return refusal or problem or refused_problem(refused)
 
     def _decide(self, key: str, proxy: ResolvedProxy) -> Decision:
         """Decide the table; reports of pods and status writes alone lead to no other."""
@@ -392,7 +390,9 @@ class ProxyReconciler:
         verdicts = conditions.proxy_verdicts(facts)
         await context.reporter.report(PROXY, live, verdicts, status)
         ref = Ref(PROXY.kind, metadata["namespace"], metadata["name"])
-        for recheck_s in (facts.diagnosis.recheck_s, facts.table.recheck_s):
+        fight = context.applier.fight(metadata["uid"])
+        again_s = fight.again_s if fight is not None else None
+        for recheck_s in (facts.diagnosis.recheck_s, facts.table.recheck_s, again_s):
             if recheck_s is not None:
                 context.workers.mark(ref, delay_s=recheck_s)
 
@@ -414,6 +414,7 @@ class ProxyReconciler:
         name = names.proxy_name(metadata["name"])
         deployment = deployment_facts(context.store.get(DEPLOYMENT, metadata["namespace"], name))
         decision = context.book.decision(key)
+        fight = context.applier.fight(metadata["uid"])
         return ProxyFacts(
             generation=metadata["generation"],
             replicas=live.get("spec", {}).get("replicas", 2),
@@ -422,6 +423,7 @@ class ProxyReconciler:
             deployment=deployment,
             diagnosis=diagnose(deployment, pods, _WORKLOAD, context.wall().timestamp()),
             problem=problem,
+            fight=fight.text if fight is not None else "",
         )
 
     def _status(self, live: Manifest, key: str, facts: ProxyFacts) -> Manifest:

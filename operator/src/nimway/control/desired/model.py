@@ -138,7 +138,7 @@ def admitted_digest(template: Manifest, digest: str, live: Manifest | None) -> s
     if annotations.get(TEMPLATE_ANNOTATION) != digest or node is None:
         return None
     known: str | None = annotations.get(ADMITTED_ANNOTATION)
-    if known is not None or fields.lost_field(template, node) is not None:
+    if known is not None or fields.lost_fields(template, node):
         return known
     admitted = content_hash(fields.extract(live["spec"]["template"], node))
     return admitted if admitted != digest else None
